@@ -1,0 +1,1 @@
+//! The Client API: routing, retries, map cache, scan merging.

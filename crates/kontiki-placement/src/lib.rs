@@ -1,0 +1,1 @@
+//! Given the map and the load: what should move; pure functions.

@@ -1,0 +1,1 @@
+//! The generated gRPC code and its conversions to the types.

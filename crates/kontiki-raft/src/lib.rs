@@ -1,0 +1,1 @@
+//! Many Raft groups in one process; the only crate that names openraft.

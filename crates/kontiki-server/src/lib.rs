@@ -1,0 +1,1 @@
+//! Wires everything into one running node: services, peer transport, loops, settings.

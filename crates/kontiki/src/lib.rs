@@ -1,0 +1,1 @@
+//! Kontiki as a library: a node inside your process, and its client.
