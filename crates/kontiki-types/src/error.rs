@@ -74,7 +74,11 @@ pub enum Reject {
         descriptors: Vec<Descriptor>,
     },
     /// The keys of one atomic write lie in more than one partition.
-    #[error("an atomic write must stay in one partition, but `{}` is in {first} and `{}` in {second}; write them separately", key::display(key_a), key::display(key_b))]
+    #[error(
+        "an atomic write must stay in one partition, but `{}` is in {first} and `{}` in {second}; write them separately",
+        key::display(key_a),
+        key::display(key_b)
+    )]
     CrossPartition {
         /// A key.
         key_a: Bytes,
@@ -159,7 +163,9 @@ pub enum Retry {
 
 /// It may have been applied, or may still be: the log took it but its fate is not known here.
 #[derive(Clone, Debug, PartialEq, Eq, ThisError)]
-#[error("the outcome is not known: {reason}; it may have been applied: retry with the same request id, or read before deciding anew")]
+#[error(
+    "the outcome is not known: {reason}; it may have been applied: retry with the same request id, or read before deciding anew"
+)]
 pub struct Ambiguous {
     /// What happened.
     pub reason: String,
@@ -320,7 +326,11 @@ impl Error {
     }
 
     /// An error with its cause.
-    pub fn with_source(kind: ErrorKind, message: impl Into<String>, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+    pub fn with_source(
+        kind: ErrorKind,
+        message: impl Into<String>,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
         Self { kind, message: message.into(), source: Some(Arc::new(source)) }
     }
 

@@ -139,13 +139,13 @@ pub fn check_write(write: &Write<Bytes>) -> Result<(), Reject> {
             check_value(value)?;
         }
     }
-    if let Some(request) = &write.request {
-        if request.sequence == 0 || request.acknowledged_below > request.sequence {
-            return Err(Reject::invalid(format!(
-                "request number {} with acknowledged_below {}: numbers start at 1, and acknowledged_below is at most the number",
-                request.sequence, request.acknowledged_below
-            )));
-        }
+    if let Some(request) = &write.request
+        && (request.sequence == 0 || request.acknowledged_below > request.sequence)
+    {
+        return Err(Reject::invalid(format!(
+            "request number {} with acknowledged_below {}: numbers start at 1, and acknowledged_below is at most the number",
+            request.sequence, request.acknowledged_below
+        )));
     }
     at_most("request size in bytes", write.size_bytes(), REQUEST_BYTES_MAX)
 }
