@@ -30,6 +30,9 @@ pub const MESSAGE_BYTES_MAX: usize = REQUEST_BYTES_MAX + 1024 * 1024;
 pub const SCAN_ROWS_MAX: u32 = 16 * 1024;
 /// Bytes of one page: two pages fit under the gRPC message limit with room.
 pub const SCAN_PAGE_BYTES_MAX: u32 = 1024 * 1024;
+/// Keys that one page looks at, deleted ones included: bounds one read call over a range where everything was deleted. The page
+/// then ends early, perhaps without a row, and says where to go on.
+pub const SCAN_KEYS_LOOKED_AT_MAX: usize = 64 * 1024;
 /// Bytes that the proposer packs into one log entry: large enough to amortise an entry (about 10 us), small enough that entries
 /// pipeline.
 pub const ENTRY_BYTES_MAX: usize = 1024 * 1024;
@@ -60,6 +63,8 @@ pub const SESSIONS_MAX: usize = 4096;
 /// Replies remembered per session beyond those that the client has acknowledged: the most requests that one client may have
 /// open at a partition.
 pub const SESSION_REPLIES_MAX: usize = 1024;
+/// Bytes of one session's remembered replies: its record is written anew with every apply that uses it.
+pub const SESSION_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of the session table of a partition.
 pub const SESSION_TABLE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// A session unused for this long (by the partition's clock) may be forgotten, in ms.

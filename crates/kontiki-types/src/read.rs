@@ -88,7 +88,8 @@ pub enum ReadData {
         /// The rows, in the order asked.
         rows: Vec<Row>,
         /// Where the next page starts, if this one ended early: forward, the first key not looked at (the next start); in
-        /// reverse, the last key returned (the next, exclusive, end).
+        /// reverse, the last key looked at (the next, exclusive, end). A page may end early without any row, after many
+        /// deleted keys.
         resume: Option<Bytes>,
     },
     /// Nothing but the clock.
