@@ -1,0 +1,212 @@
+//! The engine in memory: an ordered map behind the same trait, for tests and mass simulation. It models a power cut more
+//! sharply than a real disk does: [`MemoryEngine::crash`] keeps any prefix of the batches that were not flushed, by a coin of the
+//! caller's.
+//!
+//! ```text
+//!   write ─► live map + list of unflushed batches        crash(coin): durable map + the first coin % (n + 1) batches
+//!   flush ─► durable map, list emptied
+//! ```
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kontiki_types::Fault;
+use parking_lot::{Mutex, RwLock};
+
+use super::{Batch, Change, Cursor, Engine, EngineStats};
+
+type Map = BTreeMap<Bytes, Bytes>;
+
+/// Unflushed bytes beyond which the oldest batches become durable by themselves, as when a memtable is full: bounds the list.
+const UNFLUSHED_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct MemoryEngine {
+    /// What reads see. Copied on write only while a cursor holds it.
+    live: RwLock<Arc<Map>>,
+    /// What survives a crash. Locked before `live`, always.
+    disk: Mutex<Disk>,
+}
+
+#[derive(Debug, Default)]
+struct Disk {
+    durable: Map,
+    unflushed: std::collections::VecDeque<Batch>,
+    unflushed_bytes: usize,
+    /// The next write or flush fails with this.
+    fail_next: Option<io::ErrorKind>,
+}
+
+impl Disk {
+    fn fail(&mut self, action: &str) -> Result<(), Fault> {
+        match self.fail_next.take() {
+            Some(kind) => Err(Fault::io(action, io::Error::from(kind))),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the oldest unflushed batch durable. Returns whether there was one.
+    fn settle_one(&mut self) -> bool {
+        let Some(batch) = self.unflushed.pop_front() else { return false };
+        self.unflushed_bytes -= batch.size_bytes();
+        apply(&mut self.durable, &batch);
+        true
+    }
+}
+
+fn apply(map: &mut Map, batch: &Batch) {
+    for change in batch.changes() {
+        match change {
+            Change::Put { key, value } => map.insert(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)),
+            Change::Delete { key } => map.remove(key),
+        };
+    }
+}
+
+impl MemoryEngine {
+    /// An empty engine.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self::default())
+    }
+
+    /// A power cut: of the batches that were not flushed only the first `coin % (n + 1)` are kept. Returns how many of them were
+    /// lost. Whoever used the engine before must have been dropped.
+    pub fn crash(&self, coin: u64) -> usize {
+        let mut disk = self.disk.lock();
+        let kept = (coin % (disk.unflushed.len() as u64 + 1)) as usize;
+        for _ in 0..kept {
+            disk.settle_one();
+        }
+        let lost = disk.unflushed.len();
+        disk.unflushed.clear();
+        disk.unflushed_bytes = 0;
+        disk.fail_next = None;
+        *self.live.write() = Arc::new(disk.durable.clone());
+        lost
+    }
+
+    /// The next write or flush fails with an I/O error of this kind and changes nothing.
+    pub fn fail_next(&self, kind: io::ErrorKind) {
+        self.disk.lock().fail_next = Some(kind);
+    }
+
+    /// Batches written and not yet flushed.
+    pub fn unflushed(&self) -> usize {
+        self.disk.lock().unflushed.len()
+    }
+}
+
+impl Engine for MemoryEngine {
+    fn write(&self, batch: &Batch) -> Result<(), Fault> {
+        let mut disk = self.disk.lock();
+        disk.fail("writing a batch to memory")?;
+        disk.unflushed_bytes += batch.size_bytes();
+        disk.unflushed.push_back(batch.clone());
+        while disk.unflushed_bytes > UNFLUSHED_BYTES_MAX && disk.settle_one() {}
+        apply(Arc::make_mut(&mut *self.live.write()), batch);
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), Fault> {
+        let mut disk = self.disk.lock();
+        disk.fail("flushing memory")?;
+        while disk.settle_one() {}
+        Ok(())
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Fault> {
+        Ok(self.live.read().get(key).cloned())
+    }
+
+    fn first(&self, from: &[u8], to: &[u8]) -> Result<Option<(Bytes, Bytes)>, Fault> {
+        let map = self.live.read();
+        let found = map.range::<[u8], _>((Bound::Included(from), Bound::Unbounded)).next();
+        Ok(found.filter(|(key, _)| to.is_empty() || key.as_ref() < to).map(|(key, value)| (key.clone(), value.clone())))
+    }
+
+    fn cursor<'a>(&'a self, from: &[u8], to: &[u8]) -> Result<Box<dyn Cursor + 'a>, Fault> {
+        let map = Arc::clone(&self.live.read());
+        Ok(Box::new(MemoryCursor { map, from: from.to_vec(), to: to.to_vec(), at: None }))
+    }
+
+    fn stats(&self) -> EngineStats {
+        let disk = self.disk.lock();
+        let live = Arc::clone(&self.live.read());
+        let data_bytes = live.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum();
+        EngineStats {
+            records_estimate: live.len() as u64,
+            data_bytes,
+            unflushed_bytes: disk.unflushed_bytes as u64,
+            compaction_debt_bytes: 0,
+            stalled: false,
+        }
+    }
+}
+
+/// A cursor on the map as it was.
+struct MemoryCursor {
+    map: Arc<Map>,
+    from: Vec<u8>,
+    /// Empty for no bound.
+    to: Vec<u8>,
+    at: Option<(Bytes, Bytes)>,
+}
+
+impl MemoryCursor {
+    fn forward(&mut self, from: Bound<&[u8]>) {
+        let found = self.map.range::<[u8], _>((from, Bound::Unbounded)).next();
+        self.at = found
+            .filter(|(key, _)| self.to.is_empty() || key.as_ref() < self.to.as_slice())
+            .map(|(key, value)| (key.clone(), value.clone()));
+    }
+
+    fn backward(&mut self, to: Bound<&[u8]>) {
+        let found = self.map.range::<[u8], _>((Bound::Unbounded, to)).next_back();
+        self.at = found.filter(|(key, _)| key.as_ref() >= self.from.as_slice()).map(|(key, value)| (key.clone(), value.clone()));
+    }
+}
+
+impl Cursor for MemoryCursor {
+    fn seek(&mut self, key: &[u8]) -> Result<(), Fault> {
+        let from = self.from.clone();
+        self.forward(Bound::Included(key.max(&from)));
+        Ok(())
+    }
+
+    fn seek_for_prev(&mut self, key: &[u8]) -> Result<(), Fault> {
+        let to = self.to.clone();
+        let bound = if to.is_empty() || key < to.as_slice() { Bound::Included(key) } else { Bound::Excluded(to.as_slice()) };
+        self.backward(bound);
+        Ok(())
+    }
+
+    fn next(&mut self) -> Result<(), Fault> {
+        if let Some((key, _)) = self.at.take() {
+            self.forward(Bound::Excluded(&key));
+        }
+        Ok(())
+    }
+
+    fn prev(&mut self) -> Result<(), Fault> {
+        if let Some((key, _)) = self.at.take() {
+            self.backward(Bound::Excluded(&key));
+        }
+        Ok(())
+    }
+
+    fn valid(&self) -> bool {
+        self.at.is_some()
+    }
+
+    fn key(&self) -> &[u8] {
+        self.at.as_ref().map_or(&[], |(key, _)| key.as_ref())
+    }
+
+    fn value(&self) -> &[u8] {
+        self.at.as_ref().map_or(&[], |(_, value)| value.as_ref())
+    }
+}

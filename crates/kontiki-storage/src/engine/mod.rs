@@ -1,0 +1,82 @@
+//! The engine: an ordered map of bytes that takes atomic batches. What a replica is on disk lies in one of these; a node has
+//! one engine for all its replicas.
+//!
+//! ```text
+//!   machine ──Batch──► Engine::write      atomic, visible at once, NOT durable
+//!   node ────────────► Engine::flush      the barrier: everything written before it survives a power cut after it
+//!   reader ◄── first, cursor ── Engine    ordered reads; a cursor is one consistent view
+//! ```
+//!
+//! There is no write-ahead log here: the Raft log is the log, and a restart replays what the engine had not flushed (DESIGN
+//! section 8). So a crash may lose the newest batches, but only whole batches and only from the end: what is left is the state
+//! after some prefix of the writes. Both engines keep that promise, and `tests/crash.rs` holds them to it.
+//!
+//! **Invariant:** this trait knows nothing of keys, versions or partitions; only `rocks` names RocksDB.
+
+mod batch;
+pub mod memory;
+pub mod rocks;
+
+use bytes::Bytes;
+use kontiki_types::Fault;
+
+pub use batch::{Batch, Change};
+pub use memory::MemoryEngine;
+pub use rocks::{RocksEngine, RocksOptions};
+
+/// An ordered map of non-empty byte keys to byte values.
+pub trait Engine: Send + Sync + 'static {
+    /// Applies a batch: all of it or nothing, in order, so that the last change of a key wins. Visible to every read that starts
+    /// after this returns. Not durable before [`Engine::flush`].
+    fn write(&self, batch: &Batch) -> Result<(), Fault>;
+
+    /// Makes everything written before the call durable. Blocks; call it where blocking is allowed.
+    fn flush(&self) -> Result<(), Fault>;
+
+    /// The value of a key.
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Fault>;
+
+    /// The first record in `[from, to)`: the MVCC point read. An empty `to` is no bound. Where both ends have the same key part
+    /// (`schema::data_prefix`) the engine may use a filter on it.
+    fn first(&self, from: &[u8], to: &[u8]) -> Result<Option<(Bytes, Bytes)>, Fault>;
+
+    /// A cursor over `[from, to)` on the state of now, whatever is written later. An empty `to` is no bound.
+    fn cursor<'a>(&'a self, from: &[u8], to: &[u8]) -> Result<Box<dyn Cursor + 'a>, Fault>;
+
+    /// What the engine says of itself. Cheap enough to ask every second.
+    fn stats(&self) -> EngineStats;
+}
+
+/// A place in a consistent view. It starts nowhere: seek first. A cursor pins what it sees, so hold it for one page, not for
+/// a whole scan.
+pub trait Cursor {
+    /// To the first record at or after `key`.
+    fn seek(&mut self, key: &[u8]) -> Result<(), Fault>;
+    /// To the last record at or before `key`.
+    fn seek_for_prev(&mut self, key: &[u8]) -> Result<(), Fault>;
+    /// To the next record. Stays nowhere if it is nowhere.
+    fn next(&mut self) -> Result<(), Fault>;
+    /// To the previous record. Stays nowhere if it is nowhere.
+    fn prev(&mut self) -> Result<(), Fault>;
+    /// Whether there is a record here.
+    fn valid(&self) -> bool;
+    /// The key here; empty if there is no record here.
+    fn key(&self) -> &[u8];
+    /// The value here; empty if there is no record here.
+    fn value(&self) -> &[u8];
+}
+
+/// What an engine says of itself, for metrics, admission and the flush loop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineStats {
+    /// Records, estimated; every version of a key counts.
+    pub records_estimate: u64,
+    /// Bytes on disk (in memory, for the memory engine).
+    pub data_bytes: u64,
+    /// Bytes written and not yet flushed, estimated: what a restart would have to replay.
+    pub unflushed_bytes: u64,
+    /// Bytes that compaction still has to rewrite.
+    pub compaction_debt_bytes: u64,
+    /// Whether the engine holds writers back or refuses them at present.
+    pub stalled: bool,
+}

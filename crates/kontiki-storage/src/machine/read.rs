@@ -1,0 +1,126 @@
+//! Reading, beside apply and without its lock: a reader takes the published clock once and reads everything at that version, so the
+//! keys of one call are of one moment.
+
+use std::sync::Arc;
+
+use kontiki_types::read::{ReadData, Scan};
+use kontiki_types::{CallError, Descriptor, KeyRange, Read, ReadReply, Reject, Row, Version, limits};
+use parking_lot::RwLock;
+
+use super::State;
+use crate::engine::Engine;
+use crate::mvcc;
+
+/// What readers see of the state: set after each engine batch, all of it at once.
+pub(super) struct Published(RwLock<View>);
+
+#[derive(Clone)]
+struct View {
+    descriptor: Arc<Descriptor>,
+    clock: Version,
+    applied_index: u64,
+}
+
+impl View {
+    fn of(state: &State) -> Self {
+        Self { descriptor: Arc::clone(&state.descriptor), clock: state.clock, applied_index: state.applied_index }
+    }
+}
+
+impl Published {
+    pub(super) fn new(state: &State) -> Self {
+        Self(RwLock::new(View::of(state)))
+    }
+
+    pub(super) fn publish(&self, state: &State) {
+        *self.0.write() = View::of(state);
+    }
+
+    fn view(&self) -> View {
+        self.0.read().clone()
+    }
+}
+
+/// Reads one replica, as far as it has applied. Whether that is far enough is the caller's business (read levels).
+#[derive(Clone)]
+pub struct MachineReader {
+    engine: Arc<dyn Engine>,
+    published: Arc<Published>,
+}
+
+impl std::fmt::Debug for MachineReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MachineReader").field("descriptor", &self.descriptor()).finish_non_exhaustive()
+    }
+}
+
+impl MachineReader {
+    pub(super) fn new(engine: Arc<dyn Engine>, published: Arc<Published>) -> Self {
+        Self { engine, published }
+    }
+
+    /// The descriptor in force.
+    pub fn descriptor(&self) -> Arc<Descriptor> {
+        self.published.view().descriptor
+    }
+
+    /// The version of the newest write applied, or what the clock was advanced to.
+    pub fn clock(&self) -> Version {
+        self.published.0.read().clock
+    }
+
+    /// The index of the last entry applied.
+    pub fn applied_index(&self) -> u64 {
+        self.published.0.read().applied_index
+    }
+
+    /// Reads at a version, or at the newest. The clock of the reply is that of the moment of the read; `age_ms` is 0, for the caller
+    /// to set.
+    ///
+    /// Rejects: `TooLarge` or `Invalid` (see `limits::check_read`), `StaleEpoch` if a key lies elsewhere, `VersionInFuture` if the clock
+    /// has not reached the version, `VersionTooOld` if its history may be gone.
+    pub fn read(&self, read: &Read, at: Option<Version>) -> Result<ReadReply, CallError> {
+        limits::check_read(read)?;
+        let view = self.published.view();
+        if !holds(&view.descriptor.range, read) {
+            let descriptors = vec![Descriptor::clone(&view.descriptor)];
+            return Err(Reject::StaleEpoch { partition: view.descriptor.id, descriptors }.into());
+        }
+        let at = version_to_read(&view, at)?;
+        let data = match read {
+            Read::Clock => ReadData::Clock,
+            Read::Get { keys } => {
+                let get = |key: &bytes::Bytes| {
+                    let found = mvcc::value_at(&*self.engine, key, at)?;
+                    Ok::<_, CallError>(found.map(|(version, value)| Row { key: key.clone(), value, version }))
+                };
+                ReadData::Values(keys.iter().map(get).collect::<Result<_, _>>()?)
+            }
+            Read::Scan(scan) => {
+                let (rows, resume) = mvcc::page(&*self.engine, scan, at)?;
+                ReadData::Page { rows, resume }
+            }
+        };
+        Ok(ReadReply { clock: view.clock, age_ms: 0, data })
+    }
+}
+
+fn holds(own: &KeyRange, read: &Read) -> bool {
+    match read {
+        Read::Clock => true,
+        Read::Get { keys } => keys.iter().all(|key| own.contains(key)),
+        Read::Scan(Scan { range, .. }) => own.contains_range(range),
+    }
+}
+
+fn version_to_read(view: &View, at: Option<Version>) -> Result<Version, Reject> {
+    let Some(version) = at else { return Ok(view.clock) };
+    if version > view.clock {
+        return Err(Reject::VersionInFuture { version, newest: view.clock });
+    }
+    let oldest = mvcc::horizon(view.descriptor.clock, view.clock);
+    if version < oldest {
+        return Err(Reject::VersionTooOld { version, oldest });
+    }
+    Ok(version)
+}
