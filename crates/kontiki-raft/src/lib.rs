@@ -1,1 +1,53 @@
-//! Many Raft groups in one process; the only crate that names openraft.
+//! Many Raft groups in one process. The only crate that names openraft (DESIGN law 4): above it there are groups that accept
+//! writes and reads, below it a log and a state machine that know nothing of Raft.
+//!
+//! ```text
+//!                  Group::write ── proposer ──┐ (packs many writes into one entry, encodes once)
+//!                  Group::read  ── barrier ───┤ (one read index for all reads that wait)
+//!                                             v
+//!   Groups ── one per partition ──────── openraft core ──── network ── Transport (the server's) ── peers
+//!                                             │    │
+//!                            append, vote     │    │ committed entries
+//!                                             v    v
+//!                   log store (per group)          state machine (per group)
+//!                       │                              │ waits until its own log is durable
+//!                       v                              v
+//!                   log queue ── ONE log writer    storage::Machine ── storage::Engine
+//!                                one frame, one fsync, all groups
+//! ```
+//!
+//! **Invariant:** no gRPC, no addresses, no settings files here. Messages leave as [`Envelope`]s through a [`Transport`] that
+//! the server implements, and node ids are resolved to addresses there.
+//! **Invariant:** openraft's serde forms are never stored or sent; `codec` owns every byte.
+
+mod barrier;
+mod codec;
+mod exec;
+mod freshness;
+mod group;
+mod groups;
+mod inbound;
+mod log_queue;
+mod log_store;
+mod network;
+mod options;
+mod proposer;
+mod state_machine;
+mod status;
+mod transport;
+mod type_config;
+
+pub use exec::Exec;
+pub use group::Group;
+pub use groups::{Groups, GroupsConfig, LogStats};
+pub use log_queue::LogWriter;
+pub use options::RaftOptions;
+pub use status::GroupStatus;
+pub use transport::{Envelope, Transport, TransportError};
+
+#[cfg(test)]
+mod cluster_tests;
+#[cfg(test)]
+mod suite;
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,300 @@
+//! Three nodes in one process, with the real log, the real state machine and openraft between them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kontiki_storage::disk::FileDisk;
+use kontiki_storage::engine::{Engine, MemoryEngine};
+use kontiki_storage::log::LogOptions;
+use kontiki_types::command::OwnedWrite;
+use kontiki_types::read::ReadData;
+use kontiki_types::{
+    CallError, ClusterId, Descriptor, KeyRange, NodeId, Op, PartitionId, Read, ReadLevel, RequestId, Retry, StoreId, Token,
+    Version, Write, key,
+};
+use tempfile::TempDir;
+
+use crate::testing::{Threads, Wires};
+use crate::{Envelope, Group, Groups, GroupsConfig, RaftOptions, TransportError};
+
+const PARTITION: PartitionId = PartitionId(2);
+const WAIT: Duration = Duration::from_secs(10);
+
+struct TestNode {
+    id: NodeId,
+    dir: TempDir,
+    engine: Arc<MemoryEngine>,
+}
+
+struct Cluster {
+    wires: Wires,
+    nodes: Vec<TestNode>,
+    groups: Vec<Option<Arc<Groups>>>,
+}
+
+fn config(node: &TestNode, wires: &Wires) -> GroupsConfig {
+    let engine: Arc<dyn Engine> = node.engine.clone();
+    GroupsConfig {
+        cluster: ClusterId([7; 16]),
+        cluster_name: "test".into(),
+        node: node.id,
+        store: StoreId([node.id.0 as u8; 16]),
+        disk: Arc::new(FileDisk::open(node.dir.path()).expect("a directory")),
+        log: LogOptions { segment_bytes: 1 << 20, ..LogOptions::default() },
+        engine,
+        transport: Arc::new(wires.clone()),
+        wall_ms: Arc::new(|| 1_700_000_000_000),
+        exec: Arc::new(Threads),
+        effects: Arc::new(|_, _| {}),
+        options: RaftOptions::default(),
+    }
+}
+
+fn descriptor() -> Descriptor {
+    Descriptor::new(PARTITION, KeyRange::all(), &[NodeId(1), NodeId(2), NodeId(3)])
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let wires = Wires::default();
+        let nodes: Vec<TestNode> = (1..=3)
+            .map(|id| TestNode { id: NodeId(id), dir: tempfile::tempdir().expect("a directory"), engine: MemoryEngine::new() })
+            .collect();
+        let mut cluster = Self { wires, nodes, groups: vec![None, None, None] };
+        for at in 0..3 {
+            cluster.open(at).await;
+        }
+        cluster.group(0).initialize().await.expect("initialises");
+        cluster
+    }
+
+    async fn open(&mut self, at: usize) {
+        let groups = Groups::open(config(&self.nodes[at], &self.wires)).await.expect("opens");
+        self.wires.plug(&groups);
+        groups.create(descriptor()).await.expect("creates");
+        self.groups[at] = Some(groups);
+    }
+
+    /// Stops a node as a crash would: what was not flushed is gone from its engine.
+    async fn crash(&mut self, at: usize) {
+        if let Some(groups) = self.groups[at].take() {
+            groups.shutdown().await;
+        }
+        self.nodes[at].engine.crash(at as u64);
+    }
+
+    fn group(&self, at: usize) -> Group {
+        self.groups[at].as_ref().expect("running").get(PARTITION).expect("open")
+    }
+
+    fn running(&self) -> impl Iterator<Item = Group> {
+        self.groups.iter().flatten().filter_map(|groups| groups.get(PARTITION))
+    }
+
+    /// A running group that answers a linearizable read: the leader.
+    async fn leader(&self) -> Group {
+        let search = async {
+            loop {
+                for group in self.running() {
+                    if group.is_leader()
+                        && group.read(&ReadLevel::Linearizable, &Read::Clock, Duration::from_secs(1)).await.is_ok()
+                    {
+                        return group;
+                    }
+                }
+                let mut watches: Vec<_> = self.running().map(|group| group.leadership()).collect();
+                let changes = watches.iter_mut().map(|watch| Box::pin(watch.changed()));
+                let _ = tokio::time::timeout(Duration::from_millis(100), futures::future::select_all(changes)).await;
+            }
+        };
+        tokio::time::timeout(WAIT, search).await.expect("a leader in time")
+    }
+}
+
+fn user(name: &str) -> Bytes {
+    key::internal(kontiki_types::NamespaceId::DEFAULT, name.as_bytes())
+}
+
+fn put(name: &str, value: &str, request: Option<RequestId>) -> OwnedWrite {
+    let op = Op::Put { key: user(name), value: Bytes::copy_from_slice(value.as_bytes()) };
+    Write { epoch: descriptor().epoch, request, conditions: vec![], ops: vec![op] }
+}
+
+async fn get(group: &Group, level: &ReadLevel, name: &str) -> Result<Option<Bytes>, CallError> {
+    let reply = group.read(level, &Read::Get { keys: vec![user(name)] }, Duration::from_secs(2)).await?;
+    let ReadData::Values(values) = reply.data else { panic!("asked for values") };
+    Ok(values.into_iter().next().flatten().map(|row| row.value))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_are_read_everywhere_at_their_level() {
+    let cluster = Cluster::start().await;
+    let leader = cluster.leader().await;
+    let written = leader.write(put("k", "v", None)).await.expect("writes");
+    assert_eq!(get(&leader, &ReadLevel::Linearizable, "k").await.expect("reads"), Some("v".into()));
+    let mut token = Token::default();
+    token.observe(PARTITION, written.version);
+    for group in cluster.running() {
+        assert_eq!(get(&group, &ReadLevel::AtLeast(token.clone()), "k").await.expect("reads"), Some("v".into()));
+        if !group.is_leader() {
+            let error = get(&group, &ReadLevel::Linearizable, "k").await.expect_err("only the leader");
+            assert!(matches!(error, CallError::Retry(Retry::NotLeader { leader: Some(_), .. })), "{error:?}");
+            let error = group.write(put("k", "w", None)).await.expect_err("only the leader");
+            assert!(matches!(error, CallError::Retry(Retry::NotLeader { .. })), "{error:?}");
+        }
+    }
+    let snapshot = ReadLevel::Snapshot(written.version);
+    leader.write(put("k", "later", None)).await.expect("writes");
+    assert_eq!(get(&leader, &snapshot, "k").await.expect("reads"), Some("v".into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_writes_are_packed_into_few_entries() {
+    let cluster = Cluster::start().await;
+    let leader = cluster.leader().await;
+    let before = leader.status().last_next;
+    let writes = (0..500).map(|i| {
+        let leader = leader.clone();
+        tokio::spawn(async move { leader.write(put(&format!("k{i}"), "v", None)).await })
+    });
+    for write in futures::future::join_all(writes).await {
+        write.expect("ran").expect("writes");
+    }
+    let entries = leader.status().last_next - before;
+    assert!(entries < 250, "500 writes took {entries} entries");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_after_fail_over_gets_the_first_reply() {
+    let mut cluster = Cluster::start().await;
+    let leader = cluster.leader().await;
+    let session = leader.open_session().await.expect("opens");
+    let request = RequestId { session, sequence: 1, acknowledged_below: 1 };
+    let first = leader.write(put("k", "v", Some(request))).await.expect("writes");
+    let at = cluster.nodes.iter().position(|node| Some(node.id) == leader.leader()).expect("known");
+    cluster.crash(at).await;
+    let next = cluster.leader().await;
+    let again = next.write(put("k", "v", Some(request))).await.expect("answers");
+    assert_eq!(again, first, "the first reply, not a second execution");
+    cluster.open(at).await;
+    let back = cluster.group(at);
+    let mut token = Token::default();
+    token.observe(PARTITION, next.write(put("x", "y", None)).await.expect("writes").version);
+    assert_eq!(get(&back, &ReadLevel::AtLeast(token), "k").await.expect("caught up"), Some("v".into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_acknowledged_write_survives_a_crash_of_all_nodes() {
+    let mut cluster = Cluster::start().await;
+    let leader = cluster.leader().await;
+    for i in 0..50 {
+        leader.write(put(&format!("k{i}"), "v", None)).await.expect("writes");
+    }
+    drop(leader);
+    for at in 0..3 {
+        cluster.crash(at).await;
+    }
+    for at in 0..3 {
+        cluster.open(at).await;
+    }
+    let leader = cluster.leader().await;
+    for i in 0..50 {
+        assert_eq!(get(&leader, &ReadLevel::Linearizable, &format!("k{i}")).await.expect("reads"), Some("v".into()), "k{i}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_cut_off_serves_no_linearizable_read() {
+    let cluster = Cluster::start().await;
+    let old = cluster.leader().await;
+    old.write(put("k", "old", None)).await.expect("writes");
+    let node = old.leader().expect("known");
+    cluster.wires.cut(node, true);
+    let others: Vec<Group> = cluster.running().filter(|group| group.replica() != old.replica()).collect();
+    let mut watch = others[0].leadership();
+    let new = tokio::time::timeout(WAIT, watch.wait_for(|leader| leader.is_some_and(|leader| leader != node))).await;
+    let new = new.expect("in time").expect("open").expect("a leader");
+    let new = others.iter().find(|group| cluster_node(&cluster, group) == new).expect("one of the others");
+    // A new leader takes no write before a majority has answered it once.
+    let confirmed = new.read(&ReadLevel::Linearizable, &Read::Clock, WAIT).await;
+    confirmed.expect("confirmed");
+    new.write(put("k", "new", None)).await.expect("writes");
+    assert!(get(&old, &ReadLevel::Linearizable, "k").await.is_err(), "the old leader must not answer");
+    let stale = ReadLevel::BoundedStale { age_ms_max: 600_000 };
+    assert_eq!(get(&old, &stale, "k").await.expect("answers in a minority"), Some("old".into()));
+    assert!(get(&old, &ReadLevel::BoundedStale { age_ms_max: 0 }, "k").await.is_err(), "but not beyond its bound");
+    cluster.wires.cut(node, false);
+    let mut token = Token::default();
+    token.observe(PARTITION, new.reader().clock());
+    assert_eq!(get(&old, &ReadLevel::AtLeast(token), "k").await.expect("healed"), Some("new".into()));
+}
+
+fn cluster_node(cluster: &Cluster, group: &Group) -> NodeId {
+    let replica = group.replica();
+    let found =
+        cluster.groups.iter().flatten().find(|groups| groups.get(PARTITION).is_some_and(|group| group.replica() == replica));
+    found.expect("running").node()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_is_handed_over_on_request() {
+    let cluster = Cluster::start().await;
+    let leader = cluster.leader().await;
+    leader.write(put("k", "v", None)).await.expect("writes");
+    let to = cluster.nodes.iter().map(|node| node.id).find(|node| Some(*node) != leader.leader()).expect("another");
+    let mut tries = 0;
+    while let Err(error) = leader.transfer_leader(to).await {
+        assert!(tries < 50, "{error}");
+        tries += 1;
+        leader.write(put("k", "v", None)).await.expect("writes");
+    }
+    let now = cluster.leader().await;
+    assert_eq!(now.leader(), Some(to));
+    let error = now.transfer_leader(NodeId(9)).await.expect_err("no such replica");
+    assert!(error.to_string().contains("n9 holds no voting replica"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_moves_only_so_far_ahead() {
+    let cluster = Cluster::start().await;
+    let leader = cluster.leader().await;
+    let to = Version::from_ms(1_700_000_001_000);
+    assert!(leader.advance_clock(to).await.expect("advances") >= to);
+    let error = leader.advance_clock(Version::MAX).await.expect_err("absurd");
+    assert!(error.to_string().contains("lies in the future"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_for_others_are_refused() {
+    let cluster = Cluster::start().await;
+    let groups = cluster.groups[0].as_ref().expect("running");
+    let good = Envelope {
+        cluster: ClusterId([7; 16]),
+        from_node: NodeId(2),
+        to_node: NodeId(1),
+        to_store: StoreId([1; 16]),
+        partition: PARTITION,
+        from_replica: kontiki_types::ReplicaId(2),
+        to_replica: kontiki_types::ReplicaId(1),
+        kind: 99,
+        format: 1,
+        payload: Bytes::new(),
+        attachments: vec![],
+    };
+    let wrong = [
+        (Envelope { cluster: ClusterId([8; 16]), ..good.clone() }, "of cluster"),
+        (Envelope { to_node: NodeId(3), ..good.clone() }, "meant for n3"),
+        (Envelope { to_store: StoreId([9; 16]), ..good.clone() }, "meant for store"),
+        (Envelope { format: 2, ..good.clone() }, "message format 2"),
+        (Envelope { partition: PartitionId(77), ..good.clone() }, "p77 is not open"),
+        (Envelope { to_replica: kontiki_types::ReplicaId(9), ..good.clone() }, "meant for replica r9"),
+        (Envelope { from_node: NodeId(3), ..good.clone() }, "lives on n2"),
+        (Envelope { kind: 1, payload: Bytes::from_static(b"\x01junk"), ..good.clone() }, "does not parse"),
+        (good, "message kind 99"),
+    ];
+    for (message, expected) in wrong {
+        let Err(TransportError::Rejected(why)) = groups.receive(message).await else { panic!("{expected}: not refused") };
+        assert!(why.contains(expected), "{why}");
+    }
+}

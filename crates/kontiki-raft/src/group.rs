@@ -1,0 +1,327 @@
+//! One partition's replica on this node: where writes and reads enter it. Everything slow is batched behind it (proposer,
+//! barrier); everything fast is read from the state machine without touching Raft.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kontiki_storage::machine::MachineReader;
+use kontiki_types::{
+    CallError, Command, Descriptor, Fault, NodeId, PartitionId, Read, ReadLevel, ReadReply, Reject, ReplicaId, Reply, Retry,
+    SessionId, Version, Write, WriteReply,
+};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{InitializeError, RaftError};
+use tokio::sync::watch;
+use tokio::time::{Duration, Instant, timeout};
+
+use crate::barrier::Barrier;
+use crate::freshness::Freshness;
+use crate::proposer::{Proposer, WallMs};
+use crate::status::GroupStatus;
+use crate::type_config::{AppendRequest, Raft, ReplicaNode};
+
+/// How far ahead of the wall clock a caller may push a partition's clock, in ms: more would be a mistake or an attack.
+const CLOCK_AHEAD_MS_MAX: u64 = 60 * 60 * 1000;
+
+/// A handle on one replica. Cheap to clone.
+#[derive(Clone)]
+pub struct Group {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    node: NodeId,
+    partition: PartitionId,
+    replica: ReplicaId,
+    raft: Raft,
+    proposer: Proposer,
+    barrier: Barrier,
+    reader: MachineReader,
+    applied: watch::Receiver<u64>,
+    leader: watch::Receiver<Option<NodeId>>,
+    freshness: Freshness,
+    wall_ms: WallMs,
+}
+
+/// What a group handle is made of.
+pub(crate) struct Parts {
+    pub(crate) node: NodeId,
+    pub(crate) partition: PartitionId,
+    pub(crate) replica: ReplicaId,
+    pub(crate) raft: Raft,
+    pub(crate) reader: MachineReader,
+    pub(crate) applied: watch::Receiver<u64>,
+    pub(crate) wall_ms: WallMs,
+}
+
+impl Group {
+    pub(crate) fn start(parts: Parts) -> Self {
+        let Parts { node, partition, replica, raft, reader, applied, wall_ms } = parts;
+        let proposer = Proposer::start(partition, raft.clone(), wall_ms.clone());
+        let barrier = Barrier::start(partition, raft.clone(), applied.clone());
+        let leader = watch_leader(raft.clone());
+        let freshness = Freshness::default();
+        let inner = Inner { node, partition, replica, raft, proposer, barrier, reader, applied, leader, freshness, wall_ms };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The partition.
+    pub fn partition(&self) -> PartitionId {
+        self.inner.partition
+    }
+
+    /// This node's replica of it.
+    pub fn replica(&self) -> ReplicaId {
+        self.inner.replica
+    }
+
+    /// The descriptor that this replica has applied.
+    pub fn descriptor(&self) -> Arc<Descriptor> {
+        self.inner.reader.descriptor()
+    }
+
+    /// The state machine's reading side.
+    pub fn reader(&self) -> &MachineReader {
+        &self.inner.reader
+    }
+
+    /// The node that leads, as far as known here.
+    pub fn leader(&self) -> Option<NodeId> {
+        *self.inner.leader.borrow()
+    }
+
+    /// Whether this replica leads, as far as it knows. Only a barrier or an applied write proves it.
+    pub fn is_leader(&self) -> bool {
+        self.leader() == Some(self.inner.node)
+    }
+
+    /// Follows who leads.
+    pub fn leadership(&self) -> watch::Receiver<Option<NodeId>> {
+        self.inner.leader.clone()
+    }
+
+    /// Follows the next index to apply.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.inner.applied.clone()
+    }
+
+    pub(crate) fn raft(&self) -> &Raft {
+        &self.inner.raft
+    }
+
+    /// Makes the group's first membership entry. To be called on exactly one replica of a new group; does nothing if the group
+    /// has a log already.
+    pub async fn initialize(&self) -> Result<(), CallError> {
+        let descriptor = self.descriptor();
+        let voters = descriptor.replicas.iter().filter(|replica| replica.voter);
+        let members: BTreeMap<u64, ReplicaNode> = voters.map(|voter| (voter.id.0, ReplicaNode { node: voter.node.0 })).collect();
+        match self.inner.raft.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(CallError::unavailable(format!("{} cannot be initialised: {error}", self.inner.partition))),
+        }
+    }
+
+    /// Starts an election now.
+    pub async fn elect(&self) -> Result<(), CallError> {
+        self.inner.raft.trigger().elect(true).await.map_err(|fatal| self.stopped(&fatal))
+    }
+
+    /// Replicates and applies one write, and returns its reply. Only the leader can; limits are the caller's to check.
+    pub async fn write(&self, write: Write<Bytes>) -> Result<WriteReply, CallError> {
+        self.check_leads()?;
+        self.inner.proposer.write(write).await
+    }
+
+    /// Opens a session.
+    pub async fn open_session(&self) -> Result<SessionId, CallError> {
+        self.check_leads()?;
+        let command = Command::OpenSession { stamp_ms: (self.inner.wall_ms)() };
+        match self.inner.proposer.command(command).await? {
+            Reply::SessionOpened(session) => Ok(session),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Moves the partition's clock to at least `to` and returns it. Afterwards a snapshot at `to` never changes again.
+    pub async fn advance_clock(&self, to: Version) -> Result<Version, CallError> {
+        self.check_leads()?;
+        let newest = Version::from_ms((self.inner.wall_ms)().saturating_add(CLOCK_AHEAD_MS_MAX));
+        if to > newest.max(self.inner.reader.clock()) {
+            return Err(Reject::VersionInFuture { version: to, newest }.into());
+        }
+        match self.inner.proposer.command(Command::AdvanceClock { to }).await? {
+            Reply::Clock(clock) => Ok(clock),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Answers a read at a level. Waits at most `wait` for what the level demands.
+    pub async fn read(&self, level: &ReadLevel, read: &Read, wait: Duration) -> Result<ReadReply, CallError> {
+        match level {
+            ReadLevel::Linearizable => {
+                self.check_leads()?;
+                let passed = timeout(wait, self.inner.barrier.pass()).await;
+                passed.map_err(|_| self.late("a majority did not confirm the read", wait))??;
+                self.inner.reader.read(read, None)
+            }
+            ReadLevel::AtLeast(token) => {
+                self.wait_clock(token.at(self.inner.partition), wait).await?;
+                self.inner.reader.read(read, None)
+            }
+            ReadLevel::BoundedStale { age_ms_max } => {
+                let age_ms = self.age_ms().ok_or_else(|| CallError::unavailable(self.unheard()))?;
+                if age_ms > *age_ms_max {
+                    let why =
+                        format!("this replica of {} is {age_ms} ms old, the bound is {age_ms_max} ms", self.inner.partition);
+                    return Err(CallError::unavailable(why));
+                }
+                Ok(ReadReply { age_ms, ..self.inner.reader.read(read, None)? })
+            }
+            ReadLevel::Snapshot(version) => {
+                self.wait_clock(*version, wait).await?;
+                self.inner.reader.read(read, Some(*version))
+            }
+        }
+    }
+
+    /// Hands leadership to another node and waits until it leads.
+    pub async fn transfer_leader(&self, to: NodeId) -> Result<(), CallError> {
+        self.check_leads()?;
+        if to == self.inner.node {
+            return Ok(());
+        }
+        let descriptor = self.descriptor();
+        let Some(target) = descriptor.replica_on(to).filter(|replica| replica.voter) else {
+            return Err(Reject::invalid(format!(
+                "{to} holds no voting replica of {}; see the partition's replicas",
+                self.inner.partition
+            ))
+            .into());
+        };
+        // A leader that hands over stops serving and does not resume by itself: only a target that is complete is safe.
+        if !self.status().caught_up.contains(&to) {
+            let why = format!("{to} has not caught up with {}; try again when it has", self.inner.partition);
+            return Err(CallError::unavailable(why));
+        }
+        self.inner.raft.trigger().transfer_leader(target.id.0).await.map_err(|fatal| self.stopped(&fatal))?;
+        let mut leader = self.leadership();
+        match timeout(TRANSFER_WITHIN, leader.wait_for(|leader| *leader == Some(to))).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(self.stopped(&"it was shut down")),
+            Err(_) => Err(self.late("the new leader did not take over", TRANSFER_WITHIN)),
+        }
+    }
+
+    /// What this replica says of itself.
+    pub fn status(&self) -> GroupStatus {
+        let metrics = self.inner.raft.metrics().borrow_watched().clone();
+        let next = |index: Option<u64>| index.map_or(0, |index| index + 1);
+        let nodes: BTreeMap<u64, NodeId> = metrics.membership_config.nodes().map(|(id, node)| (*id, NodeId(node.node))).collect();
+        let last_next = next(metrics.last_log_index);
+        let caught_up = metrics.replication.iter().flatten();
+        let caught_up = caught_up.filter(|(_, matched)| next(matched.as_ref().map(|id| id.index)) >= last_next);
+        GroupStatus {
+            partition: self.inner.partition,
+            replica: self.inner.replica,
+            term: metrics.current_term,
+            leader: self.leader(),
+            applied_next: *self.inner.applied.borrow(),
+            committed_next: next(metrics.cluster_committed.or(metrics.local_committed).map(|id| id.index)),
+            last_next,
+            clock: self.inner.reader.clock(),
+            voters: metrics.membership_config.voter_ids().filter_map(|id| nodes.get(&id).copied()).collect(),
+            caught_up: caught_up.filter_map(|(id, _)| nodes.get(id).copied()).collect(),
+            fault: metrics.running_state.err().map(|fatal| fatal.to_string()),
+        }
+    }
+
+    /// Notes that the leader was heard, for bounded-stale reads.
+    pub(crate) fn note_append(&self, request: &AppendRequest, at: Instant) {
+        let committed_next = request.leader_commit.map_or(0, |id| id.index + 1);
+        self.inner.freshness.heard(at, committed_next, *self.inner.applied.borrow());
+    }
+
+    fn age_ms(&self) -> Option<u64> {
+        let age = if self.is_leader() {
+            let acked = self.inner.raft.metrics().borrow_watched().last_quorum_acked;
+            acked.map(|acked| openraft::Instant::elapsed(&*acked))
+        } else {
+            self.inner.freshness.age(Instant::now(), *self.inner.applied.borrow())
+        };
+        age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Waits until this replica's clock has reached `version`.
+    async fn wait_clock(&self, version: Version, wait: Duration) -> Result<(), CallError> {
+        let reader = &self.inner.reader;
+        let mut applied = self.inner.applied.clone();
+        match timeout(wait, applied.wait_for(|_| reader.clock() >= version)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(self.stopped(&"it was shut down")),
+            Err(_) => {
+                let why = format!("this replica has reached version {}, version {version} was asked", reader.clock());
+                Err(self.late(&why, wait))
+            }
+        }
+    }
+
+    fn check_leads(&self) -> Result<(), CallError> {
+        let leader = self.leader();
+        if leader == Some(self.inner.node) {
+            return Ok(());
+        }
+        Err(Retry::NotLeader { partition: self.inner.partition, leader }.into())
+    }
+
+    fn unheard(&self) -> String {
+        format!("this replica of {} has not heard a leader since it started; its age is not known", self.inner.partition)
+    }
+
+    fn late(&self, why: &str, wait: Duration) -> CallError {
+        CallError::unavailable(format!("{}: {why} within {} ms", self.inner.partition, wait.as_millis()))
+    }
+
+    fn stopped(&self, why: &dyn std::fmt::Display) -> CallError {
+        CallError::unavailable(format!("the replica of {} has stopped: {why}", self.inner.partition))
+    }
+
+    /// Stops the replica: no message, write or read is served any more.
+    pub(crate) async fn shutdown(&self) {
+        if let Err(error) = self.inner.raft.shutdown().await {
+            tracing::warn!(partition = %self.inner.partition, %error, "the replica did not stop cleanly");
+        }
+    }
+}
+
+/// A transfer takes one election; a target that does not answer must not block the caller.
+const TRANSFER_WITHIN: Duration = Duration::from_secs(3);
+
+fn unexpected(reply: Reply) -> CallError {
+    match reply {
+        Reply::Rejected(reject) => reject.into(),
+        other => Fault::Invariant(format!("a command was answered with {other:?}")).into(),
+    }
+}
+
+/// Turns openraft's metrics into a watch of the leading node. Ends with the replica.
+fn watch_leader(raft: Raft) -> watch::Receiver<Option<NodeId>> {
+    let (sender, receiver) = watch::channel(None);
+    let mut metrics = raft.server_metrics();
+    drop(raft);
+    tokio::spawn(async move {
+        loop {
+            let leader = {
+                let now = metrics.borrow_watched();
+                let id = now.current_leader;
+                id.and_then(|id| now.membership_config.get_node(&id).map(|node| NodeId(node.node)))
+            };
+            sender.send_if_modified(|known| std::mem::replace(known, leader) != leader);
+            tokio::select! {
+                changed = metrics.changed() => if changed.is_err() { return },
+                () = sender.closed() => return,
+            }
+        }
+    });
+    receiver
+}

@@ -1,0 +1,202 @@
+//! All groups of a node: one log, one log writer, one engine, one transport, and a replica for each partition held here.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use kontiki_storage::disk::Disk;
+use kontiki_storage::engine::Engine;
+use kontiki_storage::log::{Log, LogOptions, LogReader, Recovered, RecoveredGroup};
+use kontiki_storage::machine::Machine;
+use kontiki_types::{ClusterId, Descriptor, Fault, NodeId, PartitionId, StoreId};
+use openraft::Config;
+use parking_lot::{Mutex, RwLock};
+
+use crate::exec::{Exec, run_blocking};
+use crate::group::{self, Group};
+use crate::log_queue::{LogQueue, log_queue};
+use crate::log_store::GroupLog;
+use crate::network::{Factory, Sender};
+use crate::options::RaftOptions;
+use crate::proposer::WallMs;
+use crate::state_machine::{self, EffectSink, StateMachine};
+use crate::transport::Transport;
+use crate::type_config::Raft;
+
+/// What a node's groups stand on.
+pub struct GroupsConfig {
+    /// The cluster, checked on every message.
+    pub cluster: ClusterId,
+    /// A word for the cluster in logs.
+    pub cluster_name: String,
+    /// This node.
+    pub node: NodeId,
+    /// This node's disk.
+    pub store: StoreId,
+    /// Where the log lives.
+    pub disk: Arc<dyn Disk>,
+    /// How the log is cut.
+    pub log: LogOptions,
+    /// Where the state machines live.
+    pub engine: Arc<dyn Engine>,
+    /// The way to other nodes.
+    pub transport: Arc<dyn Transport>,
+    /// The wall clock, in ms since the Unix epoch. Suggests versions; never trusted.
+    pub wall_ms: WallMs,
+    /// Where blocking work runs.
+    pub exec: Arc<dyn Exec>,
+    /// Told of the effects of applied commands. Called from apply: must return at once.
+    pub effects: EffectSink,
+    /// Timers.
+    pub options: RaftOptions,
+}
+
+/// The log, in figures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogStats {
+    /// Bytes of all segments.
+    pub size_bytes: u64,
+    /// Requests made durable so far.
+    pub durable_ticket: u64,
+}
+
+/// The groups of one node.
+pub struct Groups {
+    config: GroupsConfig,
+    raft_config: Arc<Config>,
+    queue: LogQueue,
+    reader: LogReader,
+    /// What recovery found for groups that are not open yet.
+    recovered: Mutex<BTreeMap<PartitionId, RecoveredGroup>>,
+    open: RwLock<HashMap<PartitionId, Group>>,
+    /// One creation at a time: a group must never be built twice on one log.
+    creating: tokio::sync::Mutex<()>,
+}
+
+impl Groups {
+    /// Recovers the log, starts the log writer, and starts every replica that the engine holds.
+    pub async fn open(config: GroupsConfig) -> Result<Arc<Self>, Fault> {
+        let raft_config = config.options.config(config.cluster_name.clone());
+        let raft_config = raft_config.map_err(|error| Fault::Invariant(format!("unchecked Raft options: {error}")))?;
+        let (disk, options) = (config.disk.clone(), config.log.clone());
+        let opened = run_blocking(config.exec.as_ref(), move || Log::open(disk, options)).await;
+        let (log, recovered): (Log, Recovered) = opened.ok_or_else(executor_gone)??;
+        let reader = log.reader();
+        let (queue, writer) = log_queue(log);
+        config.exec.spawn_log_writer(writer).map_err(|error| Fault::io("starting the log writer", error))?;
+        let groups = Arc::new(Self {
+            raft_config: Arc::new(raft_config),
+            queue,
+            reader,
+            recovered: Mutex::new(recovered.groups),
+            open: RwLock::new(HashMap::new()),
+            creating: tokio::sync::Mutex::new(()),
+            config,
+        });
+        for partition in Machine::list(groups.config.engine.as_ref())? {
+            if let Some(machine) = Machine::open(groups.config.engine.clone(), partition)? {
+                groups.start(machine).await?;
+            }
+        }
+        Ok(groups)
+    }
+
+    /// Opens this node's replica of a partition, creating it if it is new. Does nothing if it is open. The new replica's record
+    /// is durable before the replica may vote.
+    pub async fn create(&self, descriptor: Descriptor) -> Result<Group, Fault> {
+        let _one_at_a_time = self.creating.lock().await;
+        if let Some(group) = self.get(descriptor.id) {
+            return Ok(group);
+        }
+        let engine = self.config.engine.clone();
+        let machine = match Machine::open(engine.clone(), descriptor.id)? {
+            Some(machine) => machine,
+            None => {
+                let Some(replica) = descriptor.replica_on(self.config.node) else {
+                    return Err(Fault::Invariant(format!("{} has no replica on {}", descriptor.id, self.config.node)));
+                };
+                let id = replica.id;
+                let machine = Machine::create(engine.clone(), descriptor, id)?;
+                run_blocking(self.config.exec.as_ref(), move || engine.flush()).await.ok_or_else(executor_gone)??;
+                machine
+            }
+        };
+        self.start(machine).await
+    }
+
+    async fn start(&self, machine: Machine) -> Result<Group, Fault> {
+        let reader = machine.reader();
+        let partition = reader.descriptor().id;
+        let replica = machine.replica();
+        let found = self.recovered.lock().remove(&partition);
+        let log = GroupLog::open(partition, self.queue.clone(), self.reader.clone(), found.as_ref())?;
+        let (state_machine, applied) = StateMachine::new(state_machine::Parts {
+            machine,
+            partition,
+            engine: self.config.engine.clone(),
+            exec: self.config.exec.clone(),
+            log: log.clone(),
+            effects: self.config.effects.clone(),
+        });
+        let from = Sender { cluster: self.config.cluster, node: self.config.node, partition, replica };
+        let factory = Factory { from, transport: self.config.transport.clone() };
+        let raft = Raft::new(replica.0, self.raft_config.clone(), factory, log, state_machine).await;
+        let raft = raft.map_err(|fatal| Fault::Invariant(format!("{partition} cannot start: {fatal}")))?;
+        let wall_ms = self.config.wall_ms.clone();
+        let group = Group::start(group::Parts { node: self.config.node, partition, replica, raft, reader, applied, wall_ms });
+        self.open.write().insert(partition, group.clone());
+        Ok(group)
+    }
+
+    /// The open replica of a partition.
+    pub fn get(&self, partition: PartitionId) -> Option<Group> {
+        self.open.read().get(&partition).cloned()
+    }
+
+    /// All open replicas, by partition.
+    pub fn all(&self) -> Vec<Group> {
+        let mut groups: Vec<Group> = self.open.read().values().cloned().collect();
+        groups.sort_by_key(Group::partition);
+        groups
+    }
+
+    /// The cluster.
+    pub fn cluster(&self) -> ClusterId {
+        self.config.cluster
+    }
+
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.config.node
+    }
+
+    /// This node's disk.
+    pub fn store(&self) -> StoreId {
+        self.config.store
+    }
+
+    /// Makes everything applied durable, so that a restart has nothing to replay.
+    pub async fn flush(&self) -> Result<(), Fault> {
+        let engine = self.config.engine.clone();
+        run_blocking(self.config.exec.as_ref(), move || engine.flush()).await.ok_or_else(executor_gone)?
+    }
+
+    /// The fault that ended the log, if any: this node then neither votes nor acknowledges.
+    pub fn fault(&self) -> Option<Fault> {
+        self.queue.fault()
+    }
+
+    /// The log, in figures.
+    pub fn log_stats(&self) -> LogStats {
+        LogStats { size_bytes: self.reader.size_bytes(), durable_ticket: self.queue.durable() }
+    }
+
+    /// Stops every replica. What was acknowledged is durable already.
+    pub async fn shutdown(&self) {
+        let groups: Vec<Group> = self.open.write().drain().map(|(_, group)| group).collect();
+        futures::future::join_all(groups.iter().map(Group::shutdown)).await;
+    }
+}
+
+fn executor_gone() -> Fault {
+    Fault::io("running work that blocks", std::io::Error::other("the executor has stopped"))
+}

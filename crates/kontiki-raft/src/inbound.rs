@@ -1,0 +1,187 @@
+//! What arrives from other nodes. Every field of the envelope is checked before its payload is looked at; only then is the group's
+//! openraft asked. Appends of a stream are fed to openraft pipelined, and answered in order.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use kontiki_types::StoreId;
+use openraft::raft::{AppendEntriesResponse, StreamAppendError};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::codec::{self, kind};
+use crate::group::Group;
+use crate::groups::Groups;
+use crate::network::{Sender, envelope};
+use crate::transport::{Envelope, MESSAGE_FORMAT, TransportError};
+use crate::type_config::{AppendReply, AppendRequest, LogId, TypeConfig};
+
+impl Groups {
+    /// Handles one message and returns its answer.
+    pub async fn receive(&self, message: Envelope) -> Result<Envelope, TransportError> {
+        let group = self.addressee(&message)?;
+        let raft = group.raft();
+        let (kind, payload) = match message.kind {
+            kind::APPEND => {
+                let request = codec::decode_append(&message)?;
+                group.note_append(&request, Instant::now());
+                let (previous, last) = ends(&request);
+                let response = raft.append_entries(request).await.map_err(|error| stopped(&error))?;
+                (kind::APPEND_REPLY, codec::encode_append_reply(&append_reply(response, previous, last)))
+            }
+            kind::VOTE => {
+                let request = codec::decode_vote_request(&message.payload)?;
+                let reply = raft.vote(request).await.map_err(|error| stopped(&error))?;
+                (kind::VOTE_REPLY, codec::encode_vote_reply(&reply))
+            }
+            kind::PRE_VOTE => {
+                let request = codec::decode_vote_request(&message.payload)?;
+                let reply = raft.pre_vote(request).await.map_err(|error| stopped(&error))?;
+                (kind::VOTE_REPLY, codec::encode_vote_reply(&reply))
+            }
+            kind::TRANSFER_LEADER => {
+                let request = codec::decode_transfer(&message.payload)?;
+                let reply = raft.handle_transfer_leader(request).await.map_err(|error| stopped(&error))?;
+                (kind::TRANSFER_LEADER_REPLY, codec::encode_transfer_reply(&reply))
+            }
+            other => return Err(TransportError::Rejected(format!("message kind {other} is not known here; upgrade this node"))),
+        };
+        Ok(self.answer(&message, kind, payload))
+    }
+
+    /// Handles a stream of appends from one replica to one replica. Ends after the first error or refusal: the sender opens a
+    /// new stream then.
+    pub fn receive_stream(
+        self: &Arc<Self>,
+        messages: BoxStream<'static, Envelope>,
+    ) -> BoxStream<'static, Result<Envelope, TransportError>> {
+        let groups = self.clone();
+        stream::once(groups.serve_stream(messages)).flatten().boxed()
+    }
+
+    async fn serve_stream(
+        self: Arc<Self>,
+        mut messages: BoxStream<'static, Envelope>,
+    ) -> BoxStream<'static, Result<Envelope, TransportError>> {
+        let Some(first) = messages.next().await else { return stream::empty().boxed() };
+        let group = match self.addressee(&first) {
+            Ok(group) => group,
+            Err(error) => return stream::iter([Err(error)]).boxed(),
+        };
+        let template = Envelope { payload: Bytes::new(), attachments: Vec::new(), ..first.clone() };
+        let refusal = Arc::new(Mutex::new(None));
+        let requests =
+            self.requests(group.clone(), template.clone(), stream::iter([first]).chain(messages).boxed(), refusal.clone());
+        let groups = self.clone();
+        let replies = group.raft().stream_append(requests).map(move |result| {
+            let reply = result.map_err(|fatal| stopped(&fatal))?;
+            Ok(groups.answer(&template, kind::APPEND_REPLY, codec::encode_append_reply(&reply)))
+        });
+        let ending = stream::once(async move { refusal.lock().take() }).filter_map(|refusal| async move { refusal.map(Err) });
+        replies.chain(ending).boxed()
+    }
+
+    /// The append requests of a stream, up to the first message that is not one of the same two replicas.
+    fn requests(
+        self: &Arc<Self>,
+        group: Group,
+        template: Envelope,
+        messages: BoxStream<'static, Envelope>,
+        refusal: Arc<Mutex<Option<TransportError>>>,
+    ) -> BoxStream<'static, AppendRequest> {
+        let groups = self.clone();
+        let decoded = messages.map(move |message| {
+            groups.check(&message)?;
+            let same = message.partition == template.partition
+                && message.from_replica == template.from_replica
+                && message.to_replica == template.to_replica
+                && message.kind == kind::APPEND;
+            if !same {
+                return Err(TransportError::Rejected("a stream carries appends between two replicas only".to_owned()));
+            }
+            let request = codec::decode_append(&message)?;
+            group.note_append(&request, Instant::now());
+            Ok(request)
+        });
+        let until_refused = decoded.map(move |result| result.map_err(|error| *refusal.lock() = Some(error)).ok());
+        until_refused.take_while(|request| std::future::ready(request.is_some())).filter_map(std::future::ready).boxed()
+    }
+
+    /// Checks that a message is meant for this node, in this cluster, on this disk, in a format that we know.
+    fn check(&self, message: &Envelope) -> Result<(), TransportError> {
+        let refuse = |why: String| Err(TransportError::Rejected(why));
+        if message.cluster != self.cluster() {
+            return refuse(format!("the message is of cluster {}, this node is in {}", message.cluster, self.cluster()));
+        }
+        if message.to_node != self.node() {
+            return refuse(format!(
+                "the message is meant for {}, this is {}: two nodes may share an address",
+                message.to_node,
+                self.node()
+            ));
+        }
+        if message.to_store != StoreId::default() && message.to_store != self.store() {
+            return refuse(format!(
+                "the message is meant for store {}, this is {}: the data directory of {} was replaced",
+                message.to_store,
+                self.store(),
+                self.node()
+            ));
+        }
+        if message.format != MESSAGE_FORMAT {
+            return refuse(format!(
+                "message format {} is not known here, only {MESSAGE_FORMAT}; upgrade the older node",
+                message.format
+            ));
+        }
+        Ok(())
+    }
+
+    /// The replica that a message is meant for.
+    fn addressee(&self, message: &Envelope) -> Result<Group, TransportError> {
+        self.check(message)?;
+        let group = self.get(message.partition);
+        let group =
+            group.ok_or_else(|| TransportError::Rejected(format!("{} is not open on {}", message.partition, self.node())))?;
+        if group.replica() != message.to_replica {
+            let why =
+                format!("the message is meant for replica {}, {} holds {}", message.to_replica, self.node(), group.replica());
+            return Err(TransportError::Rejected(why));
+        }
+        match group.descriptor().node_of(message.from_replica) {
+            Some(node) if node != message.from_node => {
+                let why =
+                    format!("replica {} lives on {node}, but the message comes from {}", message.from_replica, message.from_node);
+                Err(TransportError::Rejected(why))
+            }
+            // A replica that we do not know yet may be newer than our descriptor; openraft judges it by its vote and log.
+            _ => Ok(group),
+        }
+    }
+
+    fn answer(&self, to: &Envelope, kind: u32, payload: Bytes) -> Envelope {
+        let from = Sender { cluster: self.cluster(), node: self.node(), partition: to.partition, replica: to.to_replica };
+        envelope(from, to.from_node, to.from_replica, kind, payload, Vec::new())
+    }
+}
+
+fn ends(request: &AppendRequest) -> (Option<LogId>, Option<LogId>) {
+    let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
+    (request.prev_log_id, last)
+}
+
+fn append_reply(response: AppendEntriesResponse<TypeConfig>, previous: Option<LogId>, last: Option<LogId>) -> AppendReply {
+    match response {
+        AppendEntriesResponse::Success => Ok(last),
+        AppendEntriesResponse::PartialSuccess(matched) => Ok(matched),
+        // Without a previous log id there is nothing that could conflict.
+        AppendEntriesResponse::Conflict => previous.map_or(Ok(None), |id| Err(StreamAppendError::Conflict(id))),
+        AppendEntriesResponse::HigherVote(vote) => Err(StreamAppendError::HigherVote(vote)),
+    }
+}
+
+fn stopped(error: &impl std::fmt::Display) -> TransportError {
+    TransportError::Unreachable(format!("the replica has stopped: {error}"))
+}

@@ -1,0 +1,184 @@
+//! One log and one log writer per node. Every group hands its appends, votes, truncations and purges to one bounded queue; one
+//! writer drains it, makes one frame and one fsync of all that waits, and then fires the completions in queue order. The fsync
+//! in progress is the window in which the next batch gathers: there is no timer.
+//!
+//! ```text
+//!   group A ── append ─┐
+//!   group B ── vote ───┼── queue (tickets in order) ── write ── fsync ── durable ticket ── completions, in order
+//!   group C ── append ─┘
+//! ```
+//!
+//! A ticket is a request's place in the queue. Because the queue is one and first in, first out, "durable up to ticket t" says
+//! that everything that any group asked before is on disk.
+//!
+//! **Invariant:** after a failed write or fsync nothing is ever reported durable again; fsync is not retried, because the kernel
+//! may have dropped the pages (Rebello et al., "Can Applications Recover from fsync Failures?", ATC 2020).
+
+use std::io;
+use std::sync::Arc;
+
+use kontiki_storage::log::{Log, Record};
+use kontiki_types::{Fault, limits};
+use openraft::storage::IOFlushed;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::type_config::TypeConfig;
+
+/// Requests that may wait for the writer. A full queue holds the groups back, one append each.
+const REQUESTS_QUEUED_MAX: usize = 8 * 1024;
+
+/// How the log stands: the last durable ticket, and the fault that ended it, if any.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Progress {
+    pub(crate) durable: u64,
+    pub(crate) fault: Option<Fault>,
+}
+
+/// Who is told when a request is durable.
+pub(crate) enum Completion {
+    /// openraft's append callback.
+    Append(IOFlushed<TypeConfig>),
+    /// A caller that waits.
+    Wait(oneshot::Sender<Result<(), Fault>>),
+    /// Nobody: it only has to be in order.
+    Nobody,
+}
+
+struct Request {
+    ticket: u64,
+    records: Vec<Record>,
+    completion: Completion,
+}
+
+impl Request {
+    fn size_bytes(&self) -> usize {
+        self.records
+            .iter()
+            .map(|record| if let Record::Entry { head, body, .. } = record { head.len() + body.len() } else { 64 })
+            .sum()
+    }
+}
+
+/// Where groups put their log requests. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct LogQueue {
+    sender: mpsc::Sender<Request>,
+    next_ticket: Arc<Mutex<u64>>,
+    progress: watch::Receiver<Progress>,
+}
+
+/// The writing end: owns the log. Run it on a thread of its own.
+pub struct LogWriter {
+    log: Log,
+    queue: mpsc::Receiver<Request>,
+    progress: watch::Sender<Progress>,
+}
+
+/// A queue and the writer that drains it.
+pub(crate) fn log_queue(log: Log) -> (LogQueue, LogWriter) {
+    let (sender, queue) = mpsc::channel(REQUESTS_QUEUED_MAX);
+    let (progress, watched) = watch::channel(Progress::default());
+    let queue_end = LogQueue { sender, next_ticket: Arc::new(Mutex::new(0)), progress: watched };
+    (queue_end, LogWriter { log, queue, progress })
+}
+
+impl LogQueue {
+    /// Queues a request and returns its ticket. Waits only while the queue is full.
+    pub(crate) async fn push(&self, records: Vec<Record>, completion: Completion) -> Result<u64, Fault> {
+        let Ok(permit) = self.sender.reserve().await else {
+            return Err(self.stopped());
+        };
+        // Ticket and place in the queue are taken under one lock, so that their orders agree.
+        let mut next = self.next_ticket.lock();
+        *next += 1;
+        permit.send(Request { ticket: *next, records, completion });
+        Ok(*next)
+    }
+
+    /// Queues a request and waits until it is durable.
+    pub(crate) async fn push_and_wait(&self, records: Vec<Record>) -> Result<(), Fault> {
+        let (done, result) = oneshot::channel();
+        self.push(records, Completion::Wait(done)).await?;
+        result.await.unwrap_or_else(|_| Err(self.stopped()))
+    }
+
+    /// Waits until everything up to `ticket` is durable.
+    pub(crate) async fn wait_durable(&self, ticket: u64) -> Result<(), Fault> {
+        let mut progress = self.progress.clone();
+        let reached = progress.wait_for(|progress| progress.durable >= ticket || progress.fault.is_some()).await;
+        match reached {
+            Ok(progress) if progress.durable >= ticket => Ok(()),
+            Ok(progress) => Err(progress.fault.clone().unwrap_or_else(|| self.stopped())),
+            Err(_) => Err(self.stopped()),
+        }
+    }
+
+    /// The last durable ticket.
+    pub(crate) fn durable(&self) -> u64 {
+        self.progress.borrow().durable
+    }
+
+    /// The fault that ended the log, if any.
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        self.progress.borrow().fault.clone()
+    }
+
+    fn stopped(&self) -> Fault {
+        self.fault().unwrap_or_else(|| Fault::io("writing the raft log", io::Error::other("the log writer has stopped")))
+    }
+}
+
+impl LogWriter {
+    /// Writes until every group is gone. Blocks: for an OS thread.
+    pub fn run(mut self) {
+        while let Some(first) = self.queue.blocking_recv() {
+            self.turn(first);
+        }
+    }
+
+    /// The same as a task, for an executor that has no threads.
+    pub async fn run_inline(mut self) {
+        while let Some(first) = self.queue.recv().await {
+            self.turn(first);
+        }
+    }
+
+    /// One batch: everything that waits, up to a frame's size; one write, one fsync, then the completions in order.
+    fn turn(&mut self, first: Request) {
+        let mut bytes = first.size_bytes();
+        let mut batch = vec![first];
+        while bytes < limits::FRAME_BYTES_MAX {
+            let Ok(request) = self.queue.try_recv() else { break };
+            bytes += request.size_bytes();
+            batch.push(request);
+        }
+        let durable = batch.last().map_or(0, |request| request.ticket);
+        let records: Vec<Record> = batch.iter_mut().flat_map(|request| std::mem::take(&mut request.records)).collect();
+        let result = self.log.write(&records).and_then(|()| self.log.sync());
+        match &result {
+            Ok(()) => self.progress.send_modify(|progress| progress.durable = durable),
+            Err(fault) => self.progress.send_modify(|progress| {
+                if progress.fault.is_none() {
+                    tracing::error!(%fault, "the raft log failed: this node stops accepting writes");
+                    progress.fault = Some(fault.clone());
+                }
+            }),
+        }
+        for request in batch {
+            request.completion.fire(&result);
+        }
+    }
+}
+
+impl Completion {
+    fn fire(self, result: &Result<(), Fault>) {
+        match self {
+            Self::Append(flushed) => flushed.io_completed(result.clone().map_err(io::Error::from)),
+            Self::Wait(done) => {
+                let _ = done.send(result.clone());
+            }
+            Self::Nobody => {}
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! openraft's state machine over `storage::Machine`. One engine batch for each chunk of entries, and only after the node's own
+//! log holds them durably: openraft applies what a *quorum* has flushed, which need not include this node. If the state machine
+//! ran ahead and the node crashed, it would have applied entries that its own log has lost.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use kontiki_storage::engine::Engine;
+use kontiki_storage::machine::{self, Machine};
+use kontiki_types::{Effect, Fault, PartitionId, limits};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend};
+use tokio::sync::watch;
+
+use crate::codec;
+use crate::exec::{Exec, run_blocking};
+use crate::log_store::GroupLog;
+use crate::type_config::{Entry, LogId, StoredMembership, TypeConfig};
+
+type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
+type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>;
+
+/// What openraft carries about when it speaks of a snapshot: a handle on the engine that holds the state, never the bytes.
+#[derive(Clone)]
+pub(crate) struct SnapshotData {
+    engine: Arc<dyn Engine>,
+}
+
+/// Where effects go: called from apply, must not block.
+pub(crate) type EffectSink = Arc<dyn Fn(PartitionId, Effect) + Send + Sync>;
+
+/// One replica's state machine, as openraft drives it.
+pub(crate) struct StateMachine {
+    machine: Machine,
+    partition: PartitionId,
+    engine: Arc<dyn Engine>,
+    exec: Arc<dyn Exec>,
+    log: GroupLog,
+    applied: watch::Sender<u64>,
+    effects: EffectSink,
+    /// Whether a snapshot was asked for since the start: openraft expects none before.
+    snapshot_built: bool,
+}
+
+/// Everything a state machine is made of.
+pub(crate) struct Parts {
+    pub(crate) machine: Machine,
+    pub(crate) partition: PartitionId,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) exec: Arc<dyn Exec>,
+    pub(crate) log: GroupLog,
+    pub(crate) effects: EffectSink,
+}
+
+impl StateMachine {
+    /// The state machine, and a watch of the *next* index to apply (applied index + 1, 0 before the first).
+    pub(crate) fn new(parts: Parts) -> (Self, watch::Receiver<u64>) {
+        let Parts { machine, partition, engine, exec, log, effects } = parts;
+        let next = machine.position().map_or(0, |_| machine.applied_index() + 1);
+        let (applied, watched) = watch::channel(next);
+        (Self { machine, partition, engine, exec, log, applied, effects, snapshot_built: false }, watched)
+    }
+
+    fn state(&self) -> Result<(Option<LogId>, StoredMembership), Fault> {
+        let position = self.machine.position().map(|bytes| codec::decode_log_id(bytes, "the applied position")).transpose()?;
+        let membership = self.machine.membership().map(codec::decode_stored_membership).transpose()?;
+        Ok((position, membership.unwrap_or_default()))
+    }
+
+    /// Applies one chunk in one engine batch, then publishes and answers.
+    async fn apply_chunk(&mut self, chunk: Vec<(Entry, Option<ApplyResponder<TypeConfig>>)>) -> Result<(), Fault> {
+        let Some((last, _)) = chunk.last() else { return Ok(()) };
+        let last_index = last.log_id.index;
+        self.log.wait_durable(last_index).await?;
+        let prepared: Vec<Prepared> = chunk.iter().map(|(entry, _)| Prepared::new(entry)).collect();
+        let entries: Vec<machine::Entry<'_>> = prepared.iter().map(Prepared::as_entry).collect();
+        let outcome = self.machine.apply(&entries)?;
+        self.applied.send_replace(last_index + 1);
+        for effect in outcome.effects {
+            (self.effects)(self.partition, effect);
+        }
+        for ((_, responder), reply) in chunk.into_iter().zip(outcome.replies) {
+            if let Some(responder) = responder {
+                responder.send(reply);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An entry's stored forms, owned while the borrowed `machine::Entry` lives.
+struct Prepared {
+    index: u64,
+    position: Bytes,
+    membership: Option<Bytes>,
+    command: Option<Bytes>,
+}
+
+impl Prepared {
+    fn new(entry: &Entry) -> Self {
+        let (membership, command) = match &entry.payload {
+            EntryPayload::Blank => (None, None),
+            EntryPayload::Normal(payload) => (None, Some(payload.0.clone())),
+            EntryPayload::Membership(membership) => {
+                let stored = StoredMembership::new(Some(entry.log_id), membership.clone());
+                (Some(codec::encode_stored_membership(&stored)), None)
+            }
+        };
+        Self { index: entry.log_id.index, position: codec::encode_log_id(&entry.log_id), membership, command }
+    }
+
+    fn as_entry(&self) -> machine::Entry<'_> {
+        machine::Entry {
+            index: self.index,
+            position: &self.position,
+            membership: self.membership.as_deref(),
+            command: self.command.as_deref(),
+        }
+    }
+}
+
+fn body_bytes(entry: &Entry) -> usize {
+    if let EntryPayload::Normal(payload) = &entry.payload { payload.0.len() } else { 0 }
+}
+
+/// Entries applied in one engine batch at most.
+const CHUNK_ENTRIES_MAX: usize = 256;
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok(self.state()?)
+    }
+
+    async fn apply<Strm>(&mut self, entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut ready = entries.ready_chunks(CHUNK_ENTRIES_MAX);
+        while let Some(batch) = ready.next().await {
+            let mut chunk = Vec::with_capacity(batch.len());
+            let mut bytes = 0;
+            for item in batch {
+                let (entry, responder) = item?;
+                bytes += body_bytes(&entry);
+                chunk.push((entry, responder));
+                if bytes >= limits::ENTRY_BYTES_MAX {
+                    self.apply_chunk(std::mem::take(&mut chunk)).await?;
+                    bytes = 0;
+                }
+            }
+            self.apply_chunk(chunk).await?;
+        }
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<SnapshotBuilder> {
+        Some(self.get_snapshot_builder().await)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        self.snapshot_built = true;
+        SnapshotBuilder { state: self.state(), engine: self.engine.clone(), exec: self.exec.clone() }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> Result<(), io::Error> {
+        let copied = self.machine.copy_from(snapshot.engine.as_ref())?;
+        let engine = self.engine.clone();
+        run_blocking(self.exec.as_ref(), move || engine.flush()).await.ok_or_else(executor_gone)??;
+        let (applied, _) = self.state()?;
+        if applied != meta.last_log_id {
+            let found = format!("the installed snapshot ends at {applied:?}, its description says {:?}", meta.last_log_id);
+            return Err(Fault::Invariant(found).into());
+        }
+        self.snapshot_built = true;
+        self.applied.send_replace(applied.map_or(0, |id| id.index + 1));
+        for effect in copied {
+            (self.effects)(self.partition, effect);
+        }
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        if !self.snapshot_built {
+            return Ok(None);
+        }
+        let (last_log_id, last_membership) = self.state()?;
+        let snapshot = SnapshotData { engine: self.engine.clone() };
+        Ok(Some(Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot }))
+    }
+}
+
+fn executor_gone() -> io::Error {
+    io::Error::other("the executor has stopped")
+}
+
+/// "Builds" a snapshot by making what is applied durable: the state is in the engine already, and is read when it is sent.
+pub(crate) struct SnapshotBuilder {
+    state: Result<(Option<LogId>, StoredMembership), Fault>,
+    engine: Arc<dyn Engine>,
+    exec: Arc<dyn Exec>,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let (last_log_id, last_membership) = self.state.clone()?;
+        let engine = self.engine.clone();
+        run_blocking(self.exec.as_ref(), move || engine.flush()).await.ok_or_else(executor_gone)??;
+        let snapshot = SnapshotData { engine: self.engine.clone() };
+        Ok(Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot })
+    }
+}

@@ -1,0 +1,30 @@
+//! What a replica says of itself, for status calls, readiness and metrics.
+
+use kontiki_types::{NodeId, PartitionId, ReplicaId, Version};
+
+/// One replica, now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupStatus {
+    /// The partition.
+    pub partition: PartitionId,
+    /// This replica.
+    pub replica: ReplicaId,
+    /// The present term.
+    pub term: u64,
+    /// The node that leads, as far as known here.
+    pub leader: Option<NodeId>,
+    /// Entries applied here: the next index to apply.
+    pub applied_next: u64,
+    /// Entries known to be committed: the next index.
+    pub committed_next: u64,
+    /// Entries in the log here: the next index.
+    pub last_next: u64,
+    /// The version of the newest write applied here.
+    pub clock: Version,
+    /// The nodes that vote.
+    pub voters: Vec<NodeId>,
+    /// On the leader: the nodes whose log is complete.
+    pub caught_up: Vec<NodeId>,
+    /// Why the replica has stopped, if it has.
+    pub fault: Option<String>,
+}

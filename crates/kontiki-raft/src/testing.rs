@@ -1,0 +1,104 @@
+//! What the tests of this crate share: an executor with real threads, and a transport that stays in the process and can be cut.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use kontiki_types::NodeId;
+use parking_lot::Mutex;
+
+use crate::groups::Groups;
+use crate::{Envelope, Exec, LogWriter, Transport, TransportError};
+
+/// Real threads.
+pub(crate) struct Threads;
+
+impl Exec for Threads {
+    #[allow(clippy::disallowed_methods, reason = "tests run the log writer on a real thread, as production does")]
+    fn spawn_log_writer(&self, writer: LogWriter) -> io::Result<()> {
+        std::thread::Builder::new().name("log".into()).spawn(move || writer.run())?;
+        Ok(())
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "tests run blocking work where production does")]
+    fn blocking(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let _ = tokio::task::spawn_blocking(work).await;
+        })
+    }
+}
+
+/// All nodes of a test and the links that are cut.
+#[derive(Clone, Default)]
+pub(crate) struct Wires {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    nodes: HashMap<NodeId, Weak<Groups>>,
+    cut: HashSet<NodeId>,
+}
+
+impl Wires {
+    /// Makes a node reachable.
+    pub(crate) fn plug(&self, groups: &Arc<Groups>) {
+        self.inner.lock().nodes.insert(groups.node(), Arc::downgrade(groups));
+    }
+
+    /// Cuts a node off, in both directions, or joins it again.
+    pub(crate) fn cut(&self, node: NodeId, cut: bool) {
+        let mut inner = self.inner.lock();
+        if cut {
+            inner.cut.insert(node);
+        } else {
+            inner.cut.remove(&node);
+        }
+    }
+
+    fn reach(&self, from: NodeId, to: NodeId) -> Result<Arc<Groups>, TransportError> {
+        let inner = self.inner.lock();
+        if inner.cut.contains(&from) || inner.cut.contains(&to) {
+            return Err(TransportError::Unreachable("the link is cut".into()));
+        }
+        let node = inner.nodes.get(&to).and_then(Weak::upgrade);
+        node.ok_or_else(|| TransportError::Unreachable(format!("{to} is down")))
+    }
+}
+
+impl Transport for Wires {
+    fn call(&self, to: NodeId, message: Envelope, timeout: Duration) -> BoxFuture<'static, Result<Envelope, TransportError>> {
+        let wires = self.clone();
+        Box::pin(async move {
+            let from = message.from_node;
+            let peer = wires.reach(from, to)?;
+            let answer = tokio::time::timeout(timeout, peer.receive(message)).await;
+            let answer = answer.map_err(|_| TransportError::Timeout(format!("{to}")))??;
+            wires.reach(from, to)?;
+            Ok(answer)
+        })
+    }
+
+    fn stream(
+        &self,
+        to: NodeId,
+        messages: BoxStream<'static, Envelope>,
+        _timeout: Duration,
+    ) -> BoxFuture<'static, Result<BoxStream<'static, Result<Envelope, TransportError>>, TransportError>> {
+        let wires = self.clone();
+        Box::pin(async move {
+            let mut messages = messages.peekable();
+            let Some(first) = std::pin::Pin::new(&mut messages).peek().await else { return Ok(futures::stream::empty().boxed()) };
+            let from = first.from_node;
+            let peer = wires.reach(from, to)?;
+            let (out, back) = (wires.clone(), wires);
+            let sent = messages.take_while(move |_| std::future::ready(out.reach(from, to).is_ok()));
+            let answers = peer.receive_stream(sent.boxed());
+            Ok(answers.map(move |answer| back.reach(from, to).and(answer)).boxed())
+        })
+    }
+}

@@ -1,0 +1,70 @@
+//! How Raft messages leave and enter: opaque, versioned envelopes that carry the identity of both ends. The server implements
+//! [`Transport`] over one channel per peer; the simulator can implement it over anything.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use kontiki_types::{ClusterId, NodeId, PartitionId, ReplicaId, StoreId};
+use thiserror::Error;
+
+/// The version of the message bodies written today. A receiver refuses others.
+pub(crate) const MESSAGE_FORMAT: u32 = 1;
+
+/// One Raft message and who it is between. A receiver checks every field before it looks at the payload: a message that is
+/// delivered to the wrong store or replica could form a second quorum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// The cluster of both ends.
+    pub cluster: ClusterId,
+    /// The sending node.
+    pub from_node: NodeId,
+    /// The node it is meant for.
+    pub to_node: NodeId,
+    /// The store it is meant for; all zero while the sender does not know it yet.
+    pub to_store: StoreId,
+    /// The group.
+    pub partition: PartitionId,
+    /// The sending replica.
+    pub from_replica: ReplicaId,
+    /// The replica it is meant for.
+    pub to_replica: ReplicaId,
+    /// What the payload is.
+    pub kind: u32,
+    /// The version of the payload's format.
+    pub format: u32,
+    /// The message, encoded by `codec`.
+    pub payload: Bytes,
+    /// Entry bodies, as the proposer encoded them: sent without another copy of ours.
+    pub attachments: Vec<Bytes>,
+}
+
+/// Why a message was not answered.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum TransportError {
+    /// The peer is down or cannot be reached: back off.
+    #[error("unreachable: {0}")]
+    Unreachable(String),
+    /// No answer in time.
+    #[error("no answer in time: {0}")]
+    Timeout(String),
+    /// The peer refused it: wrong cluster, store or replica, unknown group, or a format that it does not know.
+    #[error("refused: {0}")]
+    Rejected(String),
+}
+
+/// Carries envelopes to other nodes. All groups share one channel per peer.
+pub trait Transport: Send + Sync + 'static {
+    /// Sends one message and waits for its answer, at most `timeout`.
+    fn call(&self, to: NodeId, message: Envelope, timeout: Duration) -> BoxFuture<'static, Result<Envelope, TransportError>>;
+
+    /// Opens a stream that carries messages in order and answers in the same order. `timeout` bounds only the set-up; a dead
+    /// stream must be noticed by keep-alive and end with an error.
+    fn stream(
+        &self,
+        to: NodeId,
+        messages: BoxStream<'static, Envelope>,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<BoxStream<'static, Result<Envelope, TransportError>>, TransportError>>;
+}
