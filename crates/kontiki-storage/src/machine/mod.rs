@@ -18,6 +18,7 @@
 //! **Invariant:** the data never runs ahead of or behind the applied record; they are one batch.
 
 mod apply;
+mod copy;
 mod overlay;
 mod read;
 mod write;
@@ -36,7 +37,7 @@ use read::Published;
 /// One entry of the log, decoded as far as storage must know.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry<'a> {
-    /// Its index. Each is one more than the one before; the first of all is 0 or 1.
+    /// Its index, greater than the one before.
     pub index: u64,
     /// The log position of whoever drives the machine (term, leader, index), kept with the applied record. Opaque here.
     pub position: &'a [u8],
