@@ -170,6 +170,19 @@ pub fn check_shape(sources: &[Source]) -> Vec<String> {
     violations
 }
 
+/// Whether a file is a module that another file of its crate declares under `#[cfg(test)]`.
+fn only_in_tests(path: &str, sources: &[Source]) -> bool {
+    let module = path.trim_end_matches("/mod.rs").trim_end_matches(".rs").rsplit('/').next().unwrap_or_default();
+    let package = path.split("/src/").next().unwrap_or_default();
+    let declared = |text: &str| {
+        text.split("#[cfg(test)]").skip(1).any(|after| {
+            let line = after.trim_start().lines().next().unwrap_or_default();
+            line.ends_with(&format!("mod {module};"))
+        })
+    };
+    sources.iter().any(|source| source.path.starts_with(&format!("{package}/src/")) && declared(&source.text))
+}
+
 /// The seam lints are lifted only at the seams and in tests, and with a reason.
 pub fn check_seams(sources: &[Source]) -> Vec<String> {
     let mut violations = Vec::new();
