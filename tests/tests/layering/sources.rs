@@ -195,8 +195,7 @@ pub fn check_seams(sources: &[Source]) -> Vec<String> {
             if !attribute.contains("reason =") {
                 violations.push(format!("{}:{line}: a lifted lint says no reason", source.path));
             }
-            let test_code =
-                code[..at].contains("#[cfg(test)]") || source.path.contains("/tests/") || source.path.ends_with("/tests.rs");
+            let test_code = code[..at].contains("#[cfg(test)]") || only_in_tests(&source.path, sources);
             if !test_code && !SEAMS.iter().any(|seam| source.path.starts_with(seam)) {
                 violations.push(format!("{}:{line}: the seam lints are lifted outside of the seams", source.path));
             }
