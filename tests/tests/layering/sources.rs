@@ -195,7 +195,8 @@ pub fn check_seams(sources: &[Source]) -> Vec<String> {
             if !attribute.contains("reason =") {
                 violations.push(format!("{}:{line}: a lifted lint says no reason", source.path));
             }
-            let test_code = code[..at].contains("#[cfg(test)]") || only_in_tests(&source.path, sources);
+            let test_code =
+                code[..at].contains("#[cfg(test)]") || source.path.contains("/tests/") || only_in_tests(&source.path, sources);
             if !test_code && !SEAMS.iter().any(|seam| source.path.starts_with(seam)) {
                 violations.push(format!("{}:{line}: the seam lints are lifted outside of the seams", source.path));
             }
@@ -279,8 +280,12 @@ mod tests {
         assert!(check_seams(&[source("crates/kontiki-storage/src/disk/file.rs", lifted)]).is_empty());
         assert_eq!(check_seams(&[source("crates/kontiki-storage/src/disk/file.rs", bare)]).len(), 1);
         assert_eq!(check_seams(&[source("crates/kontiki-storage/src/machine.rs", lifted)]).len(), 1);
-        assert!(
-            check_seams(&[source("crates/kontiki-raft/src/x.rs", &format!("#[cfg(test)]\nmod tests {{ {lifted} }}"))]).is_empty()
-        );
+        let in_module = format!("#[cfg(test)]\nmod tests {{ {lifted} }}");
+        assert!(check_seams(&[source("crates/kontiki-raft/src/x.rs", &in_module)]).is_empty());
+        assert!(check_seams(&[source("crates/kontiki-storage/tests/scripts.rs", lifted)]).is_empty());
+        let testing = || source("crates/kontiki-raft/src/testing.rs", lifted);
+        let library = |text: &str| source("crates/kontiki-raft/src/lib.rs", text);
+        assert!(check_seams(&[testing(), library("#[cfg(test)]\npub(crate) mod testing;")]).is_empty());
+        assert_eq!(check_seams(&[testing(), library("pub mod testing;")]).len(), 1);
     }
 }
