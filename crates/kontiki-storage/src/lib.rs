@@ -8,7 +8,9 @@
 //!
 //! **Invariant:** no tokio, clock, randomness, thread or network in this crate (DESIGN laws 1 and 3).
 
+pub mod disk;
 pub mod engine;
+pub mod log;
 pub mod machine;
 pub mod mvcc;
 pub mod schema;

@@ -50,12 +50,16 @@ pub const READS_QUEUED_MAX: usize = 16 * 1024;
 pub const APPEND_BYTES_MAX: usize = 1024 * 1024;
 /// Largest encoded log entry that is accepted from a peer or from disk: one request, its framing, and slack.
 pub const LOG_RECORD_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
+/// gRPC message between nodes: one append that was nearly full, plus the largest entry, plus envelopes.
+pub const PEER_MESSAGE_BYTES_MAX: usize = APPEND_BYTES_MAX + LOG_RECORD_BYTES_MAX + 256 * 1024;
 /// Bytes that the log writer puts in one frame, with one fsync.
 pub const FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// One log segment. Zero-filled once, then recycled.
 pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 /// Spare segments kept for recycling.
 pub const SEGMENTS_SPARE_MAX: usize = 2;
+/// A group's vote, commit point or purge point in the log: every segment's header repeats them for every group.
+pub const LOG_STATE_BYTES_MAX: usize = 4 * 1024;
 /// Bytes of decoded entries kept in memory per group for followers and apply; older ones are read from the log.
 pub const LOG_CACHE_BYTES_PER_GROUP: usize = 4 * 1024 * 1024;
 /// Sessions remembered per partition; the least recently used goes first.
