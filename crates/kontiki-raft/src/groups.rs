@@ -81,7 +81,8 @@ impl Groups {
         let opened = run_blocking(config.exec.as_ref(), move || Log::open(disk, options)).await;
         let (log, recovered): (Log, Recovered) = opened.ok_or_else(executor_gone)??;
         let reader = log.reader();
-        let (queue, writer) = log_queue(log);
+        let (queue, writer, spares) = log_queue(log);
+        tokio::spawn(spares.run(config.exec.clone()));
         config.exec.spawn_log_writer(writer).map_err(|error| Fault::io("starting the log writer", error))?;
         let groups = Arc::new(Self {
             raft_config: Arc::new(raft_config),

@@ -17,12 +17,13 @@
 use std::io;
 use std::sync::Arc;
 
-use kontiki_storage::log::{Log, Record};
+use kontiki_storage::log::{Log, Record, Spares};
 use kontiki_types::{Fault, limits};
 use openraft::storage::IOFlushed;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::exec::{Exec, run_blocking};
 use crate::type_config::TypeConfig;
 
 /// Requests that may wait for the writer. A full queue holds the groups back, one append each.
@@ -73,14 +74,40 @@ pub struct LogWriter {
     log: Log,
     queue: mpsc::Receiver<Request>,
     progress: watch::Sender<Progress>,
+    spares: Spares,
+    spare_wanted: mpsc::Sender<()>,
 }
 
-/// A queue and the writer that drains it.
-pub(crate) fn log_queue(log: Log) -> (LogQueue, LogWriter) {
+/// Told when the next spare segment should be prepared; zero-filling one takes far longer than an fsync, so the writer leaves it
+/// to others.
+pub(crate) struct SpareKeeper {
+    spares: Spares,
+    wanted: mpsc::Receiver<()>,
+}
+
+impl SpareKeeper {
+    /// Prepares spares until the writer is gone.
+    pub(crate) async fn run(mut self, exec: Arc<dyn Exec>) {
+        while self.wanted.recv().await.is_some() {
+            let spares = self.spares.clone();
+            if let Some(Err(fault)) = run_blocking(exec.as_ref(), move || spares.prepare()).await {
+                tracing::warn!(%fault, "no spare log segment could be prepared; the log goes on without one, a little slower");
+            }
+        }
+    }
+}
+
+/// A queue, the writer that drains it, and who prepares its spare segments.
+pub(crate) fn log_queue(log: Log) -> (LogQueue, LogWriter, SpareKeeper) {
     let (sender, queue) = mpsc::channel(REQUESTS_QUEUED_MAX);
     let (progress, watched) = watch::channel(Progress::default());
     let queue_end = LogQueue { sender, next_ticket: Arc::new(Mutex::new(0)), progress: watched };
-    (queue_end, LogWriter { log, queue, progress })
+    let (spare_wanted, wanted) = mpsc::channel(1);
+    let spares = log.spares();
+    let keeper = SpareKeeper { spares: spares.clone(), wanted };
+    let writer = LogWriter { log, queue, progress, spares, spare_wanted };
+    writer.ask_for_spare();
+    (queue_end, writer, keeper)
 }
 
 impl LogQueue {
@@ -167,6 +194,14 @@ impl LogWriter {
         }
         for request in batch {
             request.completion.fire(&result);
+        }
+        self.ask_for_spare();
+    }
+
+    fn ask_for_spare(&self) {
+        if self.spares.wanted() {
+            // Full means that it was asked already; closed, that nobody prepares any.
+            let _ = self.spare_wanted.try_send(());
         }
     }
 }

@@ -23,6 +23,11 @@ impl Default for RaftOptions {
 }
 
 impl RaftOptions {
+    /// Checks that the timers fit together. `ErrorKind::Config` names them if they do not.
+    pub fn check(&self) -> Result<(), Error> {
+        self.config("kontiki".to_owned()).map(drop)
+    }
+
     /// The openraft configuration, validated. What differs from openraft's defaults, and why, is in OPENRAFT section 9 of the
     /// design; the two that are about safety:
     /// leader restore is off, because a leader that resumes its own term after a crash may have a shorter log than what it has

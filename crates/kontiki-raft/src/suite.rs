@@ -30,7 +30,7 @@ fn open(dir: &TempDir) -> (GroupLog, StateMachine) {
     let options = LogOptions { segment_bytes: 1 << 20, ..LogOptions::default() };
     let (log, recovered) = Log::open(disk, options).expect("opens");
     let reader = log.reader();
-    let (queue, writer) = log_queue(log);
+    let (queue, writer, _spares) = log_queue(log);
     let exec = Arc::new(Threads);
     crate::Exec::spawn_log_writer(exec.as_ref(), writer).expect("a thread");
     let group_log = GroupLog::open(GROUP, queue, reader, recovered.groups.get(&GROUP)).expect("opens");
@@ -100,7 +100,7 @@ async fn a_failed_fsync_fails_every_append_and_vote_from_then_on() {
     let disk = Arc::new(SimulatedDisk::new(7));
     let (log, _) = Log::open(disk.clone(), LogOptions { segment_bytes: 1 << 20, ..LogOptions::default() }).expect("opens");
     let reader = log.reader();
-    let (queue, writer) = log_queue(log);
+    let (queue, writer, _spares) = log_queue(log);
     crate::Exec::spawn_log_writer(&Threads, writer).expect("a thread");
     let mut log = GroupLog::open(GROUP, queue.clone(), reader, None).expect("opens");
     append(&mut log, vec![entry(1, 0, "kept")]).await;
