@@ -82,7 +82,6 @@ impl Remembered {
         let carried = match &self.outcome {
             Ok(reply) => reply.results.iter().map(result_bytes).sum(),
             Err(Reject::ConditionFailed { key, .. }) => key.len(),
-            Err(Reject::Invalid { reason }) => reason.len(),
             Err(_) => 0,
         };
         REPLY_BYTES + carried

@@ -176,7 +176,12 @@ fn fault(action: String, path: &Path, error: rocksdb::Error) -> Fault {
     if rocks_kind == ErrorKind::Corruption {
         return Fault::corrupt(path.display().to_string(), message);
     }
-    let kind = if message.contains("No space left") || message.contains("Space limit reached") {
+    Fault::io(action, io::Error::new(kind_of(&message), message))
+}
+
+/// The operating system's error inside a message of RocksDB's.
+fn kind_of(message: &str) -> io::ErrorKind {
+    if message.contains("No space left") || message.contains("Space limit reached") {
         io::ErrorKind::StorageFull
     } else if message.contains("Permission denied") {
         io::ErrorKind::PermissionDenied
@@ -188,8 +193,7 @@ fn fault(action: String, path: &Path, error: rocksdb::Error) -> Fault {
         io::ErrorKind::ReadOnlyFilesystem
     } else {
         io::ErrorKind::Other
-    };
-    Fault::io(action, io::Error::new(kind, message))
+    }
 }
 
 impl Engine for RocksEngine {
@@ -242,7 +246,6 @@ impl Engine for RocksEngine {
     fn cursor<'a>(&'a self, from: &[u8], to: &[u8]) -> Result<Box<dyn Cursor + 'a>, Fault> {
         let mut options = ReadOptions::default();
         options.set_total_order_seek(true);
-        options.set_auto_readahead_size(true);
         if !from.is_empty() {
             options.set_iterate_lower_bound(from);
         }
@@ -314,5 +317,46 @@ impl Cursor for RocksCursor<'_> {
 
     fn value(&self) -> &[u8] {
         self.rows.value().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_name_the_kind_of_error() {
+        let kinds = [
+            (
+                "IO error: No space left on device: While appending to file: x/000012.sst: No space left on device",
+                io::ErrorKind::StorageFull,
+            ),
+            ("IO error: While lock file: x/LOCK: Resource temporarily unavailable", io::ErrorKind::ResourceBusy),
+            (
+                "IO error: lock hold by current process, acquire time 1 acquiring thread 2: x/LOCK: No locks available",
+                io::ErrorKind::ResourceBusy,
+            ),
+            ("IO error: While mkdir if missing: x: Permission denied", io::ErrorKind::PermissionDenied),
+            (
+                "IO error: No such file or directory: While open a file for random read: x/1.sst: No such file or directory",
+                io::ErrorKind::NotFound,
+            ),
+            ("IO error: While fsync: x: Read-only file system", io::ErrorKind::ReadOnlyFilesystem),
+            ("IO error: While fsync: x: Input/output error", io::ErrorKind::Other),
+        ];
+        for (message, kind) in kinds {
+            assert_eq!(kind_of(message), kind, "{message}");
+        }
+    }
+
+    #[test]
+    fn the_key_part_is_total() {
+        for key in [&b""[..], b"\x10", b"\x10\0\0\0\x01", b"\x10\0\0\0\x01\0", b"\x10\0\0\0\x01\0\x01", b"\x01abc"] {
+            assert!(!has_key_part(key));
+            assert_eq!(key_part(key), key);
+        }
+        let key = schema::Key::Data { key: b"\0\0\0\x01a", version: kontiki_types::Version(1) }.encode();
+        assert!(has_key_part(&key));
+        assert_eq!(key_part(&key), &key[..key.len() - schema::VERSION_BYTES]);
     }
 }

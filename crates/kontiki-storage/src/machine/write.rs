@@ -2,10 +2,11 @@
 //!
 //! ```text
 //!   StaleEpoch ◄─ routed by another shape?      not remembered: the router goes elsewhere with the same request
+//!   Invalid, TooLarge ◄─ shape                  not remembered: the bytes of the request alone decide, always alike
 //!   Expired, Conflict ◄─ session                not remembered: nothing to remember it by
 //!   the first reply again ◄─ seen before?
-//!   Invalid, ConditionFailed ◄─ shape, conditions ─┐
-//!   WriteReply ◄─ operations ──────────────────────┴─ remembered, if the write has a request id
+//!   ConditionFailed ◄─ conditions ─┐
+//!   WriteReply ◄─ operations ──────┴─ remembered, if the write has a request id
 //! ```
 //!
 //! **Versions:** an accepted write gets a version of its own, also if it changed nothing (its reply then names a moment at which its
@@ -39,6 +40,9 @@ impl<'e> Step<'_, 'e> {
         if write.epoch.bounds != self.state.descriptor.epoch.bounds || !self.holds(write) {
             return Ok(Err(self.stale_epoch()));
         }
+        if let Err(reject) = check_shape(write) {
+            return Ok(Err(reject));
+        }
         let Some(request) = &write.request else { return self.execute(stamp_ms, write) };
         let fingerprint = fingerprint(write);
         match self.state.sessions.admit(request, fingerprint) {
@@ -47,6 +51,10 @@ impl<'e> Step<'_, 'e> {
             Admission::New => {}
         }
         let outcome = self.execute(stamp_ms, write)?;
+        // Only what the state decided is remembered. Other refusals are texts, which may differ between programs.
+        if !matches!(outcome, Ok(_) | Err(Reject::ConditionFailed { .. })) {
+            return Ok(outcome);
+        }
         let (clock, kind) = (self.state.clock, self.state.descriptor.clock);
         self.state.sessions.remember(request, fingerprint, outcome.clone(), clock, kind);
         Ok(outcome)
@@ -63,9 +71,6 @@ impl<'e> Step<'_, 'e> {
     }
 
     fn execute(&mut self, stamp_ms: u64, write: &Write<&'e [u8]>) -> Result<Outcome, Fault> {
-        if let Err(reject) = check_shape(write) {
-            return Ok(Err(reject));
-        }
         let version = match self.next_version(stamp_ms) {
             Ok(version) => version,
             Err(reject) => return Ok(Err(reject)),
