@@ -47,7 +47,8 @@ cluster: setup ## Start three nodes on loopback (scripts/local-cluster says how 
 	scripts/local-cluster up
 
 bench-quick: setup ## Puts and gets per second, latency and CPU per operation, in a few minutes (release profile)
-	$(CARGO) run $(LOCKED) --release -p kontiki-bench --bin bench -- quick
+	$(CARGO) build $(LOCKED) --release -p kontiki-cli -p kontiki-bench --bins
+	"$${CARGO_TARGET_DIR:-target}/release/bench" quick
 
 doc: setup ## Build the API documentation and say where it is
 	$(CARGO) doc $(LOCKED) --workspace --no-deps
