@@ -286,11 +286,15 @@ impl Group {
         CallError::unavailable(format!("the replica of {} has stopped: {why}", self.inner.partition))
     }
 
-    /// Stops the replica: no message, write or read is served any more.
+    /// Stops the replica: no message, write or read is served any more, and nothing of it touches the engine afterwards.
+    /// openraft's own shutdown waits for its core only; its state machine may still be applying (OPENRAFT section 6). The watch of
+    /// the applied index closes when the state machine is dropped.
     pub(crate) async fn shutdown(&self) {
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::warn!(partition = %self.inner.partition, %error, "the replica did not stop cleanly");
         }
+        let mut applied = self.inner.applied.clone();
+        while applied.changed().await.is_ok() {}
     }
 }
 
