@@ -373,7 +373,14 @@ impl Client {
 
     /// How each node of the map does, in the order of their ids; asked all at once, each within one attempt's time.
     pub async fn status(&self) -> Result<Vec<(NodeInfo, Result<NodeStatus, Error>)>, Error> {
-        let map = self.refresh_map().await?;
+        let view = self.router().map.view();
+        if view.map.nodes.is_empty() {
+            self.refresh_map().await?;
+        } else if let Err(error) = self.router().refresh(&Attempts::new(self.timeout), view.generation).await {
+            // The cluster may be in trouble, which is when its status is of interest.
+            tracing::debug!(%error, "the map could not be refreshed");
+        }
+        let map = self.map();
         let asked = map.nodes.iter().map(|node| async {
             let status = self.router().status(&map, node.id, self.timeout).await;
             (node.clone(), status.map_err(public))

@@ -20,7 +20,7 @@ pub struct ClientOptions {
     pub keep_alive_timeout: Duration,
     /// The wait before the first repeat; it doubles with each, and a random part of it is waited. Default 10 ms.
     pub backoff_min: Duration,
-    /// The longest wait before a repeat. Default 500 ms.
+    /// The longest wait before a repeat. Default 250 ms: a new leader is elected in about a second, and is then found soon.
     pub backoff_max: Duration,
     /// How many repeats may be made in a burst. Each call that succeeds at once earns a fifth of one back; while none are left every
     /// repeat waits `backoff_max`, so that a struggling cluster is not buried. Default 256.
@@ -42,7 +42,7 @@ impl Default for ClientOptions {
             keep_alive_interval: Duration::from_secs(1),
             keep_alive_timeout: Duration::from_secs(1),
             backoff_min: Duration::from_millis(10),
-            backoff_max: Duration::from_millis(500),
+            backoff_max: Duration::from_millis(250),
             retry_budget: 256,
             breaker_failures: 3,
             breaker_open: Duration::from_secs(1),

@@ -16,7 +16,7 @@ use kontiki_types::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Uri};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use tower::service_fn;
 
 use crate::breaker::{Breaker, Outcome};
@@ -98,12 +98,22 @@ impl Remote {
                 Ok(response)
             }
             Ok(Err(status)) => {
-                probe.outcome = if error::is_unreachable(&status) { Outcome::Unreached } else { Outcome::Reached };
+                probe.outcome = outcome(&status);
                 Err(with_addr(&self.addr, error::from_status(&status, applies)))
             }
             Err(_) if applies => Err(CallError::ambiguous(format!("{} did not answer within {timeout:?}", self.addr))),
             Err(_) => Err(CallError::unavailable(format!("{} did not answer within {timeout:?}", self.addr))),
         }
+    }
+}
+
+/// What a status says of the peer: an error that Kontiki made is an answer, a timeout of the transport is none.
+fn outcome(status: &Status) -> Outcome {
+    match status.code() {
+        _ if !status.details().is_empty() => Outcome::Reached,
+        Code::Unavailable | Code::Unknown => Outcome::Unreached,
+        Code::Cancelled | Code::DeadlineExceeded => Outcome::Unknown,
+        _ => Outcome::Reached,
     }
 }
 

@@ -20,6 +20,8 @@ use kontiki_types::{CallError, Descriptor, NodeId, PartitionId, PartitionMap, Re
 use tokio::time::Instant;
 use tracing::debug;
 
+pub(crate) use read::Served;
+
 use crate::endpoint::Endpoint;
 use crate::map_cache::{MapCache, View};
 use crate::options::ClientOptions;
@@ -32,6 +34,9 @@ use crate::status::NodeStatus;
 const REDIRECTS_MAX: u32 = 3;
 /// An endpoint ends within its timeout; one that does not is cut off this much later.
 const GRACE: Duration = Duration::from_millis(250);
+
+/// The longest time of a call: gRPC's timeout header and the clock's arithmetic have their bounds.
+const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The state that all calls of a client share.
 pub(crate) struct Router {
@@ -61,6 +66,7 @@ pub(crate) struct Attempts {
 
 impl Attempts {
     pub(crate) fn new(timeout: Duration) -> Self {
+        let timeout = timeout.min(TIMEOUT_MAX);
         Self {
             timeout,
             deadline: Instant::now() + timeout,
@@ -107,6 +113,8 @@ impl Attempts {
 enum Aim {
     /// The leader.
     Leader,
+    /// The local replica if there is one, else the leader: followers lag a little, and a fresh snapshot is not there yet.
+    Near,
     /// The local replica if there is one, else any.
     Any,
 }
@@ -221,14 +229,20 @@ impl Router {
     ) -> Option<(NodeId, Arc<dyn Endpoint>)> {
         let replicas = &descriptor.replicas;
         let mut nodes: Vec<NodeId> = Vec::with_capacity(replicas.len() + 1);
-        let aim = if aim == Aim::Any && attempts.turn >= replicas.len() { Aim::Leader } else { aim };
+        let local = self.peers.local().filter(|local| descriptor.replica_on(*local).is_some());
+        let aim = match aim {
+            Aim::Near if attempts.turn > 0 || local.is_none() => Aim::Leader,
+            Aim::Any if attempts.turn >= replicas.len() => Aim::Leader,
+            aim => aim,
+        };
         match aim {
-            Aim::Leader => {
+            Aim::Leader | Aim::Near => {
+                nodes.extend(local.filter(|_| aim == Aim::Near));
                 nodes.extend(self.map.leader(descriptor.id));
                 nodes.extend(replicas.iter().filter(|replica| replica.voter).map(|replica| replica.node));
             }
             Aim::Any => {
-                nodes.extend(self.peers.local().filter(|local| descriptor.replica_on(*local).is_some()));
+                nodes.extend(local);
                 let mut others: Vec<_> = replicas.iter().map(|replica| replica.node).collect();
                 let first = if others.len() > 1 { self.pace.pick(others.len()) } else { 0 };
                 others.rotate_left(first);
@@ -267,6 +281,10 @@ impl Router {
             (Action::NewSession, CallError::Reject(Reject::SessionExpired { session, .. })) => {
                 let session = *session;
                 attempts.last_error = Some(error);
+                attempts.redirects += 1;
+                if attempts.redirects > REDIRECTS_MAX {
+                    self.pause(attempts, Duration::ZERO).await?;
+                }
                 return Ok(Next::NewSession(session));
             }
             _ => {}
@@ -319,8 +337,9 @@ impl Router {
     }
 
     async fn pause(&self, attempts: &mut Attempts, at_least: Duration) -> Result<(), CallError> {
-        let pause = self.pace.pause(attempts.pauses).max(at_least);
+        let pause = self.pace.pause(attempts.pauses) + at_least;
         attempts.pauses += 1;
+        attempts.redirects = 0;
         if Instant::now() + pause >= attempts.deadline {
             return Err(attempts.expired());
         }

@@ -20,7 +20,7 @@ use kontiki_types::read::{ReadData, Scan};
 use kontiki_types::{CallError, Error, KeyRange, NamespaceId, ReadLevel, Reject, Row, Token, Version, key, limits};
 
 use crate::client::{Client, public, user_row};
-use crate::router::{Attempts, Failure};
+use crate::router::{Attempts, Failure, Served};
 
 /// What to scan. Built step by step; by default every key, forward, linearizable.
 ///
@@ -159,15 +159,9 @@ impl Pager {
         };
         let left = options.range.clone();
         let rows_left = options.limit;
-        Self {
-            client,
-            left,
-            rows_left,
-            version,
-            pinned: None,
-            done: options.limit == Some(0) || options.range.is_empty(),
-            options,
-        }
+        // A reversed range is a mistake, which the first page tells.
+        let done = rows_left == Some(0) || (options.range.is_empty() && !options.range.is_reversed());
+        Self { client, options, left, rows_left, version, pinned: None, done }
     }
 
     async fn step(mut self) -> (Self, Option<Result<Page, Error>>) {
@@ -184,69 +178,78 @@ impl Pager {
     async fn page(&mut self) -> Result<Page, CallError> {
         limits::check_range(&self.options.range)?;
         let timeout = self.client.timeout();
-        let router = self.client.router();
         let bounded = matches!(self.options.level, ReadLevel::BoundedStale { .. });
-        if self.version.is_none() && !bounded {
-            self.version = router.snapshot_version(&self.left, &self.options.level, timeout).await?;
+        let mut restarts = Attempts::new(timeout);
+        loop {
+            if self.version.is_none() && !bounded {
+                self.version = self.client.router().snapshot_version(&self.left, &self.options.level, timeout).await?;
+            }
+            let level = match self.version.or(self.pinned) {
+                Some(version) => ReadLevel::Snapshot(version),
+                None => self.options.level.clone(),
+            };
+            let mut attempts = Attempts::new(timeout);
+            let page = self.client.router().page(&self.next_scan(), &level, &mut attempts).await;
+            let (served, cut) = page.map_err(Failure::into_call)?;
+            if self.version.is_none() && !bounded && cut != self.left {
+                // By the map there was one partition, and its clock was to be the version. There are several: its clock alone may be
+                // older than writes that others have acknowledged.
+                let moved = Reject::StaleEpoch { partition: served.partition, descriptors: vec![] };
+                self.client.router().regrouped(&mut restarts, moved).await?;
+                continue;
+            }
+            return self.take(served, &cut, &level);
         }
-        let rows_max =
-            self.rows_left.map_or(self.options.page_rows_max, |left| u64::from(self.options.page_rows_max).min(left) as u32);
-        let scan = Scan {
+    }
+
+    fn next_scan(&self) -> Scan {
+        let page = u64::from(self.options.page_rows_max);
+        Scan {
             range: self.left.clone(),
             reverse: self.options.reverse,
             keys_only: self.options.keys_only,
-            rows_max,
+            rows_max: self.rows_left.map_or(page, |left| left.min(page)) as u32,
             bytes_max: self.options.page_bytes_max,
-        };
-        let level = match self.version.or(self.pinned) {
-            Some(version) => ReadLevel::Snapshot(version),
-            None => self.options.level.clone(),
-        };
-        let mut attempts = Attempts::new(timeout);
-        let (served, cut) = router.page(&scan, &level, &mut attempts).await.map_err(Failure::into_call)?;
-        let seen = served.seen(&level);
-        let partition = served.partition;
-        let age_ms = served.reply.age_ms;
+        }
+    }
+
+    /// Makes the page that was served the caller's, and moves on. `cut`: the part of the range inside the partition that answered.
+    fn take(&mut self, served: Served, cut: &KeyRange, level: &ReadLevel) -> Result<Page, CallError> {
+        let (partition, seen, age_ms) = (served.partition, served.seen(level), served.reply.age_ms);
         let ReadData::Page { rows, resume } = served.reply.data else {
             return Err(CallError::unavailable("the node answered with another kind of data than a page"));
         };
-        let read_at = match level {
-            ReadLevel::Snapshot(version) => version,
-            // The only touched partition names the version of the whole scan; a bounded-stale one that of its own rows.
-            _ if bounded => {
-                self.pinned = Some(seen);
-                seen
-            }
-            _ => *self.version.insert(seen),
+        let version = match level {
+            ReadLevel::Snapshot(version) => *version,
+            ReadLevel::BoundedStale { .. } => *self.pinned.insert(seen),
+            // The only partition names the version of the whole scan.
+            ReadLevel::Linearizable | ReadLevel::AtLeast(_) => *self.version.insert(seen),
         };
-        self.move_on(&cut, resume, rows.len() as u64);
+        let resume = self.move_on(cut, resume, rows.len() as u64);
+        self.client.observe(partition, seen);
         let mut token = Token::default();
         token.observe(partition, seen);
-        self.client.observe(partition, seen);
-        let resume = if self.done { None } else { self.position() };
-        Ok(Page { rows: rows.into_iter().map(user_row).collect(), resume, version: read_at, age_ms, token })
+        Ok(Page { rows: rows.into_iter().map(user_row).collect(), resume, version, age_ms, token })
     }
 
-    /// Sets what is left after a page of `cut` (the part of the range inside the partition that answered).
-    fn move_on(&mut self, cut: &KeyRange, resume: Option<Bytes>, rows: u64) {
-        let partition_done = resume.is_none();
-        if self.options.reverse {
-            self.left.end = resume.unwrap_or_else(|| cut.start.clone());
-            // An empty end would mean "no bound".
-            self.done = self.left.end.is_empty();
-        } else {
-            let next = resume.unwrap_or_else(|| cut.end.clone());
-            self.done = next.is_empty();
-            self.left.start = next;
-        }
-        if partition_done {
+    /// Sets what is left after a page, and returns the position as a user key if there may be more.
+    fn move_on(&mut self, cut: &KeyRange, resume: Option<Bytes>, rows: u64) -> Option<Bytes> {
+        if resume.is_none() {
+            // The next page is of another partition.
             self.pinned = None;
         }
-        if let Some(left) = &mut self.rows_left {
-            *left = left.saturating_sub(rows);
-            self.done |= *left == 0;
+        let near = resume.unwrap_or_else(|| if self.options.reverse { cut.start.clone() } else { cut.end.clone() });
+        // Empty is "from the first key" or "no bound": in both directions the end of the road.
+        let arrived = near.is_empty();
+        if self.options.reverse {
+            self.left.end = near;
+        } else {
+            self.left.start = near;
         }
-        self.done |= self.left.is_empty();
+        let over = arrived || self.left.is_empty();
+        self.rows_left = self.rows_left.map(|left| left.saturating_sub(rows));
+        self.done = over || self.rows_left == Some(0);
+        if over { None } else { self.position() }
     }
 
     /// The position as a user key.

@@ -61,6 +61,13 @@ struct Session {
     room: Notify,
 }
 
+impl Session {
+    fn begin(self: &Arc<Self>) -> Option<Ticket> {
+        let sequence = self.book.lock().begin()?;
+        Some(Ticket { session: Arc::clone(self), sequence })
+    }
+}
+
 /// One request's number. Dropping it says that nobody waits for the answer any more.
 #[derive(Debug)]
 pub(crate) struct Ticket {
@@ -128,13 +135,16 @@ impl Sessions {
                     }
                 }
             };
+            if let Some(ticket) = session.begin() {
+                return Ok(ticket);
+            }
+            // Registered before the second look, so that no news is lost between the two.
             let mut room = std::pin::pin!(session.room.notified());
             room.as_mut().enable();
-            let begun = session.book.lock().begin();
-            match begun {
-                Some(sequence) => return Ok(Ticket { session: Arc::clone(&session), sequence }),
-                None => room.await,
+            if let Some(ticket) = session.begin() {
+                return Ok(ticket);
             }
+            room.await;
         }
     }
 
@@ -142,10 +152,8 @@ impl Sessions {
     pub(crate) fn retire(&self, partition: PartitionId, session: SessionId) {
         let Some(slot) = self.slots.lock().get(&partition).cloned() else { return };
         let mut current = slot.current.lock();
-        if current.as_ref().is_some_and(|known| known.id == session) {
-            if let Some(gone) = current.take() {
-                gone.room.notify_waiters();
-            }
+        if let Some(gone) = current.take_if(|known| known.id == session) {
+            gone.room.notify_waiters();
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use kontiki_types::read::Scan;
 use kontiki_types::{CallError, KeyRange, PartitionId, PartitionMap, Read, ReadLevel, ReadReply, Reject, Token, Version};
 
@@ -33,7 +33,8 @@ impl Served {
 fn aim_of(level: &ReadLevel) -> Aim {
     match level {
         ReadLevel::Linearizable => Aim::Leader,
-        ReadLevel::AtLeast(_) | ReadLevel::BoundedStale { .. } | ReadLevel::Snapshot(_) => Aim::Any,
+        ReadLevel::AtLeast(_) | ReadLevel::BoundedStale { .. } => Aim::Any,
+        ReadLevel::Snapshot(_) => Aim::Near,
     }
 }
 
@@ -124,7 +125,7 @@ impl Router {
         let mut attempts = Attempts::new(timeout);
         loop {
             let view = self.map.view();
-            let touched: Vec<_> = view.map.overlapping(range).map(|descriptor| descriptor.id).collect();
+            let touched = shape(&view.map, range);
             match touched.len() {
                 0 => {
                     self.refresh_and_pause(&mut attempts, view.generation, "the map has no partition for the range yet").await?;
@@ -134,7 +135,7 @@ impl Router {
                 _ => {}
             }
             let time = attempts.deadline.saturating_duration_since(tokio::time::Instant::now());
-            let clocks = try_join_all(touched.iter().map(|partition| self.clock(*partition, level, time))).await;
+            let clocks = try_join_all(touched.iter().map(|(partition, _)| self.clock(*partition, level, time))).await;
             let clocks = match clocks {
                 Ok(clocks) => clocks,
                 // A partition is gone: look again.
@@ -144,6 +145,12 @@ impl Router {
                 }
                 Err(Failure::Call(error)) => return Err(error),
             };
+            if shape(&self.map.view().map, range) != touched {
+                // Split in the meantime: a part's clock may be missing.
+                let moved = Reject::StaleEpoch { partition: touched[0].0, descriptors: vec![] };
+                self.regrouped(&mut attempts, moved).await?;
+                continue;
+            }
             let version = clocks.iter().map(|served| served.reply.clock).max().unwrap_or_default();
             let behind = clocks.iter().filter(|served| served.reply.clock < version).map(|served| served.partition);
             match try_join_all(behind.map(|partition| self.advance(partition, version, time))).await {
@@ -169,7 +176,9 @@ impl Router {
                     return Ok(clock);
                 }
                 // Moving a clock twice does no harm.
-                Err(error) => drop(self.after(&mut attempts, &target, error, true, false).await?),
+                Err(error) => {
+                    self.after(&mut attempts, &target, error, true, false).await?;
+                }
             }
         }
     }
@@ -211,7 +220,7 @@ impl Router {
                 Err(error) => error,
             };
             if let (ReadLevel::Snapshot(version), CallError::Reject(Reject::VersionInFuture { .. })) = (level, &error) {
-                if aim == Aim::Any {
+                if aim != Aim::Leader && self.peers.local() == Some(target.node) {
                     // This replica is behind; the leader is not.
                     aim = Aim::Leader;
                     continue;
@@ -232,11 +241,12 @@ impl Router {
     async fn reach(&self, version: Version, target: &Target, attempts: &Attempts) -> Result<(), Failure> {
         let time = attempts.deadline.saturating_duration_since(tokio::time::Instant::now());
         if !self.is_named(version) {
-            let all: Vec<_> = target.view.map.partitions.iter().map(|descriptor| descriptor.id).collect();
-            let clocks = all.into_iter().map(|partition| self.clock_boxed(partition, time));
-            let clocks = try_join_all(clocks).await?;
-            let newest = clocks.into_iter().max().unwrap_or_default();
+            let users = target.view.map.partitions.iter().map(|descriptor| descriptor.id).filter(|id| *id != PartitionId::SYSTEM);
+            let clocks = join_all(users.map(|partition| self.clock_boxed(partition, time))).await;
+            let newest = clocks.iter().filter_map(|clock| clock.as_ref().ok().copied()).max().unwrap_or_default();
             if newest < version {
+                // A partition that did not answer may be the one that named it.
+                clocks.into_iter().collect::<Result<Vec<_>, _>>()?;
                 return Err(CallError::from(Reject::VersionInFuture { version, newest }).into());
             }
         }
@@ -248,6 +258,11 @@ impl Router {
     fn clock_boxed(&self, partition: PartitionId, time: Duration) -> futures::future::BoxFuture<'_, Result<Version, Failure>> {
         Box::pin(async move { Ok(self.clock(partition, &ReadLevel::Linearizable, time).await?.reply.clock) })
     }
+}
+
+/// The partitions that a range touches, and the epochs of their bounds.
+fn shape(map: &PartitionMap, range: &KeyRange) -> Vec<(PartitionId, u64)> {
+    map.overlapping(range).map(|descriptor| (descriptor.id, descriptor.epoch.bounds)).collect()
 }
 
 /// The index of the partition at the end of the range where the scan goes on.

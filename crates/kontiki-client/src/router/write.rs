@@ -92,8 +92,7 @@ impl Router {
             return Err(attempts.final_error(expired.into()));
         };
         // A session of another partition (before a split) is alive where it belongs.
-        if ticket.session().partition == target.partition || session == ticket.session() && session.partition == target.partition
-        {
+        if ticket.session().partition == target.partition {
             self.sessions.retire(target.partition, ticket.session());
         }
         if attempts.may_be_applied {
@@ -117,7 +116,9 @@ impl Router {
                     self.named(session.opened);
                     return Ok((target.partition, session));
                 }
-                Err(error) => drop(self.after(&mut attempts, &target, error, true, false).await?),
+                Err(error) => {
+                    self.after(&mut attempts, &target, error, true, false).await?;
+                }
             }
         }
     }
@@ -135,7 +136,9 @@ impl Router {
                     self.map.set_leader(partition, to);
                     return Ok(());
                 }
-                Err(error) => drop(self.after(&mut attempts, &target, error, true, false).await?),
+                Err(error) => {
+                    self.after(&mut attempts, &target, error, true, false).await?;
+                }
             }
         }
     }

@@ -1,6 +1,15 @@
 //! The client against an in-memory cluster that really implements what nodes promise (`fake`).
 
+mod chaos;
+mod fake;
+mod reads;
+mod writes;
+
 use super::*;
+
+fn options() -> ClientOptions {
+    ClientOptions { seed: Some(7), ..Default::default() }
+}
 
 fn is_send<T: Send>(_: &T) {}
 
