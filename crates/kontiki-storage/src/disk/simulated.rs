@@ -22,6 +22,9 @@ use super::{Disk, DiskFile};
 /// The unit that survives a crash whole or not at all.
 const SECTOR_BYTES: usize = 512;
 
+/// Sides of a coin.
+const EIGHTHS: u64 = 8;
+
 type Sector = [u8; SECTOR_BYTES];
 
 /// A disk in memory. Clones are the same disk.
@@ -103,7 +106,14 @@ impl SimulatedDisk {
 
     /// Cuts the power and brings it back: what was not synced survives or not, by coins; every open handle is dead.
     pub fn crash(&self) {
-        self.state.lock().crash();
+        let mut state = self.state.lock();
+        let bias = [0, 1, 4, 7, EIGHTHS][state.random.below(5) as usize];
+        state.crash(bias);
+    }
+
+    /// As [`SimulatedDisk::crash`], but nothing that was not synced survives.
+    pub fn lose_unsynced(&self) {
+        self.state.lock().crash(0);
     }
 
     /// Cuts the power at the `count`-th call from now that changes something (0: the next one): it and all later ones fail, and a sync
@@ -151,14 +161,14 @@ impl SimulatedDisk {
 }
 
 impl State {
-    fn crash(&mut self) {
-        let bias = [0, 1, 4, 7, 8][self.random.below(5) as usize];
+    /// Each coin keeps with a probability of `bias` eighths.
+    fn crash(&mut self, bias: u64) {
         for file in self.files.values_mut() {
             file.crash(&mut self.random, bias);
         }
         let changes = std::mem::take(&mut self.changes);
         for change in changes {
-            if self.random.below(8) < bias {
+            if self.random.below(EIGHTHS) < bias {
                 change.apply(&mut self.durable_names);
             }
         }
@@ -270,10 +280,10 @@ impl File {
 
     /// Decides for each unsynced sector which of its versions is on the platter.
     fn settle(&mut self, random: &mut Random, bias: u64) {
-        let length = if random.below(8) < bias { self.live.len() } else { self.durable.len() };
+        let length = if random.below(EIGHTHS) < bias { self.live.len() } else { self.durable.len() };
         self.durable.resize(length.max(self.durable.len()), 0);
         for (sector, mut versions) in std::mem::take(&mut self.unsynced) {
-            if random.below(8) >= bias {
+            if random.below(EIGHTHS) >= bias {
                 continue;
             }
             versions.push(sector_of(&self.live, sector));
@@ -411,7 +421,7 @@ impl DiskFile for OpenFile {
             let file = file_of(files, self.number)?;
             if *sync_failures > 0 {
                 *sync_failures -= 1;
-                file.settle(random, 4);
+                file.settle(random, EIGHTHS / 2);
                 return Err(io::Error::other("the simulated disk failed to sync"));
             }
             file.sync();

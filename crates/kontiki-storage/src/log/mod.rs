@@ -57,7 +57,8 @@ pub use record::Record;
 pub use spares::Spares;
 
 /// What to do about damage.
-const ADVICE: &str = "do not delete it: restore this directory from a backup, or replace this node by a new one (the other replicas have the data)";
+const ADVICE: &str = "keep what is here, and restore this directory from a backup or replace this node by a new one (the other replicas have \
+                      the data)";
 
 /// Settings of a log. All defaults come from `limits`; tests use small ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
