@@ -1,0 +1,375 @@
+//! What was typed: the command line as clap reads it, before anything is checked against anything else. `high` makes of it what
+//! the commands work with.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use kontiki::{NodeId, PartitionId, ReadLevel};
+
+use crate::encoding::Encoding;
+use crate::values;
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0    done
+  1    the key is not there, or a condition (--if-...) did not hold; nothing was written
+  2    the request makes no sense or exceeds a limit; nothing was written
+  3    unavailable or overloaded, and certainly not done: safe to try again
+  4    ambiguous: it may have been done; read before you decide
+  5    a file, the data directory, the settings, or an address that is taken
+  70   a defect of Kontiki
+  130  stopped by a signal
+
+Keys and values:
+  --encoding text takes what you type exactly as it is, without escapes. Tables show \\xNN for what is not printable text.
+  JSON output is always exact: the field's name says the encoding (key, key_hex, key_base64), and import reads all three.
+
+Start one node on this machine, and use it:
+  kontiki server --data ./data
+  kontiki put greeting hello
+  kontiki get greeting";
+
+/// Kontiki: an ordered key-value store, cut into partitions, each replicated by Raft. This is its server and its client.
+#[derive(Debug, Parser)]
+#[command(name = "kontiki", version, about, after_help = AFTER_HELP, propagate_version = false)]
+#[command(disable_help_subcommand = true, max_term_width = 110)]
+pub struct LowArgs {
+    /// Options that every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that every command takes, before or after its name.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Nodes to ask, as HOST:PORT separated by commas. One that answers is enough: it tells of the others
+    #[arg(
+        long,
+        global = true,
+        env = "KONTIKI_ENDPOINTS",
+        default_value = "127.0.0.1:7601",
+        value_delimiter = ',',
+        value_name = "ADDRS"
+    )]
+    pub endpoints: Vec<String>,
+    /// How to print results and errors
+    #[arg(long, short, global = true, env = "KONTIKI_OUTPUT", default_value = "table", value_name = "FORMAT")]
+    pub output: OutputFormat,
+    /// How keys and values are typed and shown
+    #[arg(long, short, global = true, default_value = "text", value_name = "ENCODING")]
+    pub encoding: Encoding,
+    /// How long one call may take with all its retries: 500ms, 10s, 2m
+    #[arg(long, global = true, default_value = "10s", value_parser = values::duration, value_name = "TIME")]
+    pub timeout: Duration,
+    /// What to log on stderr: a level, or a filter such as info,kontiki_raft=debug [default: info for server, warn for the others]
+    #[arg(long, global = true, env = "KONTIKI_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+    /// How to write the log
+    #[arg(long, global = true, env = "KONTIKI_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    pub log_format: LogFormat,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For people.
+    Table,
+    /// For programs: one JSON document, or one per line (scan). Errors too, on stderr.
+    Json,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a node until it gets SIGINT or SIGTERM
+    Server(Box<ServerArgs>),
+    /// Print the value of a key
+    Get(GetArgs),
+    /// Set a key
+    Put(PutArgs),
+    /// Remove a key, or all keys of a range
+    Delete(DeleteArgs),
+    /// List keys and values in key order: one snapshot of all partitions
+    Scan(ScanArgs),
+    /// Put the rows of a JSON-lines file; after an interruption, run it again and it goes on
+    Import(ImportArgs),
+    /// Write rows as JSON lines: one snapshot, in key order
+    Export(ExportArgs),
+    /// Show how each node does
+    Status,
+    /// Show the partitions: what each holds, who leads it, how far its replicas are
+    Partitions,
+    /// Show the nodes of the cluster
+    Nodes,
+    /// Make another node lead a partition
+    TransferLeader(TransferLeaderArgs),
+    /// Print a completion script for a shell, such as: source <(kontiki completions bash)
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Flags of `server`. What is not given here is taken from the environment, then from the file of `--config`, then from the
+/// defaults.
+#[derive(Debug, Default, Args)]
+pub struct ServerArgs {
+    /// A TOML file with the settings below, named as the flags are, with underscores: node_id = 1
+    #[arg(long, env = "KONTIKI_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The folder that holds everything this node stores; created if it is not there
+    #[arg(long, env = "KONTIKI_DATA", value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// The number of this node in its cluster, from 1; never reused [default: 1]
+    #[arg(long, env = "KONTIKI_NODE_ID", value_name = "N", value_parser = values::node)]
+    pub node_id: Option<NodeId>,
+    /// Where to serve gRPC, to clients and to the other nodes [default: 127.0.0.1:7601]
+    #[arg(long, env = "KONTIKI_LISTEN", value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// The address that others reach this node at, if it is not the one it listens at
+    #[arg(long, env = "KONTIKI_ADVERTISE", value_name = "ADDR")]
+    pub advertise: Option<String>,
+    /// Where to serve /metrics, /livez and /readyz; not served if not given
+    #[arg(long, env = "KONTIKI_HTTP", value_name = "ADDR")]
+    pub http: Option<String>,
+    /// All first members of a new cluster, this one too: 1=HOST:PORT,2=HOST:PORT,... The same on every node. Not given: a cluster of one
+    #[arg(long, env = "KONTIKI_MEMBERS", value_delimiter = ',', value_name = "ID=ADDR")]
+    pub members: Option<Vec<String>>,
+    /// Into how many even parts a new cluster cuts its keys [default: 1]
+    #[arg(long, env = "KONTIKI_PARTITIONS", value_name = "N", conflicts_with = "boundaries")]
+    pub partitions: Option<u32>,
+    /// The keys at which a new cluster cuts, instead of even parts; typed as --encoding says
+    #[arg(long, env = "KONTIKI_BOUNDARIES", value_delimiter = ',', value_name = "KEY")]
+    pub boundaries: Option<Vec<String>>,
+    /// The name of the cluster, the same on every node: nodes of another cluster are refused [default: kontiki]
+    #[arg(long, env = "KONTIKI_CLUSTER_NAME", value_name = "NAME")]
+    pub cluster_name: Option<String>,
+}
+
+/// At which level to read.
+#[derive(Debug, Args)]
+pub struct LevelArgs {
+    /// What the read promises: linearizable (sees every write acknowledged before), stale:MS (any replica at most so old),
+    /// at-least:TOKEN (any replica that has the write the token came from), snapshot:VERSION (the state at a version)
+    #[arg(long, default_value = "linearizable", value_parser = values::level, value_name = "LEVEL")]
+    pub level: ReadLevel,
+}
+
+/// Which keys: a prefix, or a range.
+#[derive(Debug, Default, Args)]
+pub struct RangeArgs {
+    /// Only keys that start so
+    #[arg(long, value_name = "PREFIX", conflicts_with_all = ["start", "end"])]
+    pub prefix: Option<String>,
+    /// From this key on
+    #[arg(long, value_name = "KEY")]
+    pub start: Option<String>,
+    /// Up to this key, itself left out
+    #[arg(long, value_name = "KEY")]
+    pub end: Option<String>,
+}
+
+/// Conditions of a write. All must hold, or nothing is written and the exit code is 1.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Conditions (if one does not hold, nothing is written and the exit code is 1)")]
+pub struct ConditionArgs {
+    /// Only if the key has no value
+    #[arg(long, conflicts_with_all = ["if_exists", "if_version", "if_value"])]
+    pub if_absent: bool,
+    /// Only if the key has a value
+    #[arg(long)]
+    pub if_exists: bool,
+    /// Only if the value was set by the write with this version
+    #[arg(long, value_name = "VERSION")]
+    pub if_version: Option<u64>,
+    /// Only if the key has exactly this value
+    #[arg(long, value_name = "VALUE")]
+    pub if_value: Option<String>,
+}
+
+/// Arguments of `get`.
+#[derive(Debug, Args)]
+pub struct GetArgs {
+    /// The key
+    pub key: String,
+    /// Write the value's bytes as they are, with no line break after them
+    #[arg(long)]
+    pub raw: bool,
+    #[command(flatten)]
+    pub level: LevelArgs,
+}
+
+/// Arguments of `put`.
+#[derive(Debug, Args)]
+pub struct PutArgs {
+    /// The key
+    pub key: String,
+    /// The value
+    #[arg(required_unless_present = "value_file", conflicts_with = "value_file", allow_hyphen_values = true)]
+    pub value: Option<String>,
+    /// Take the value from a file, byte for byte; - is standard input
+    #[arg(long, value_name = "FILE")]
+    pub value_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub conditions: ConditionArgs,
+}
+
+/// Arguments of `delete`.
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    /// The key
+    #[arg(required_unless_present_any = ["prefix", "range", "all"])]
+    pub key: Option<String>,
+    /// Remove every key
+    #[arg(long, conflicts_with_all = ["key", "prefix", "range"])]
+    pub all: bool,
+    /// Remove all keys that start so
+    #[arg(long, value_name = "PREFIX", conflicts_with_all = ["key", "range"])]
+    pub prefix: Option<String>,
+    /// Remove all keys from START up to END, which stays
+    #[arg(long, num_args = 2, value_names = ["START", "END"], conflicts_with = "key")]
+    pub range: Option<Vec<String>>,
+    #[command(flatten)]
+    pub conditions: ConditionArgs,
+}
+
+/// Arguments of `scan`.
+#[derive(Debug, Args)]
+pub struct ScanArgs {
+    #[command(flatten)]
+    pub range: RangeArgs,
+    /// At most this many rows; 0 is all
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub limit: u64,
+    /// From the end to the start
+    #[arg(long)]
+    pub reverse: bool,
+    /// Without the values
+    #[arg(long)]
+    pub keys_only: bool,
+    /// Print only how many rows there are
+    #[arg(long, conflicts_with_all = ["keys_only", "reverse"])]
+    pub count: bool,
+    #[command(flatten)]
+    pub level: LevelArgs,
+}
+
+/// Arguments of `import`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Each line is one row, such as {\"key\":\"a\",\"value\":\"b\"}. Bytes that are not text are given as key_hex, key_base64, value_hex or
+value_base64. A later line with the same key wins. What is acknowledged is noted in a checkpoint file: after an
+interruption the same command goes on from there, and the file is removed once all rows are in.")]
+pub struct ImportArgs {
+    /// The file; - is standard input
+    pub file: PathBuf,
+    /// The checkpoint file [default: FILE.kontiki-import; none for standard input]
+    #[arg(long, value_name = "FILE")]
+    pub state: Option<PathBuf>,
+    /// Forget the checkpoint and import from the start
+    #[arg(long)]
+    pub restart: bool,
+    /// How many puts are under way at once
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096), value_name = "N")]
+    pub concurrency: u32,
+    /// How long to keep trying one row while the cluster does not answer
+    #[arg(long, default_value = "30s", value_parser = values::duration, value_name = "TIME")]
+    pub patience: Duration,
+}
+
+/// Arguments of `export`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+An export that was interrupted says after which key to go on: run it again with --after KEY and append (--append) to the same
+file. What comes after that key is then of a newer snapshot.")]
+pub struct ExportArgs {
+    /// The file to write; standard output if not given
+    pub file: Option<PathBuf>,
+    #[command(flatten)]
+    pub range: RangeArgs,
+    /// Go on after this key: the last one that was written; typed as --encoding says
+    #[arg(long, value_name = "KEY", conflicts_with = "start")]
+    pub after: Option<String>,
+    /// Write at the end of the file, instead of refusing a file that is there
+    #[arg(long, requires = "file")]
+    pub append: bool,
+    #[command(flatten)]
+    pub level: LevelArgs,
+}
+
+/// Arguments of `transfer-leader`.
+#[derive(Debug, Args)]
+pub struct TransferLeaderArgs {
+    /// The partition, such as 3 or p3
+    #[arg(value_parser = values::partition)]
+    pub partition: PartitionId,
+    /// The node that shall lead it, such as 2 or n2
+    #[arg(value_parser = values::node)]
+    pub node: NodeId,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        LowArgs::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_stand_before_or_after_the_command() {
+        for line in ["kontiki -o json --endpoints a:1,b:2 get k", "kontiki get k -o json --endpoints a:1,b:2"] {
+            let args = LowArgs::try_parse_from(line.split(' ')).expect("parses");
+            assert_eq!(args.global.output, OutputFormat::Json);
+            assert_eq!(args.global.endpoints, ["a:1", "b:2"]);
+        }
+    }
+
+    #[test]
+    fn what_excludes_each_other_is_refused() {
+        for line in [
+            "put k",
+            "put k v --value-file f",
+            "put k v --if-absent --if-exists",
+            "delete",
+            "delete k --prefix p",
+            "delete --range a",
+            "delete --all k",
+            "scan --prefix p --start s",
+            "export --after a --start s",
+            "export --append",
+            "import f --concurrency 0",
+            "get k --level eventual",
+            "get k --timeout 0",
+            "transfer-leader 0 1",
+            "server --partitions 2 --boundaries m",
+        ] {
+            let typed = std::iter::once("kontiki").chain(line.split(' '));
+            let error = LowArgs::try_parse_from(typed).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_value_may_start_with_a_dash() {
+        let args = LowArgs::try_parse_from(["kontiki", "put", "k", "-5"]).expect("parses");
+        assert!(matches!(args.command, Command::Put(PutArgs { value: Some(value), .. }) if value == "-5"));
+    }
+}
