@@ -181,12 +181,6 @@ pub fn from_status(status: &Status, may_apply: bool) -> CallError {
     }
 }
 
-/// Whether a status says that the other side could not be reached at all, or that the connection broke: what a circuit breaker counts.
-/// An error that Kontiki itself made is an answer.
-pub fn is_unreachable(status: &Status) -> bool {
-    status.details().is_empty() && matches!(status.code(), Code::Unavailable | Code::Unknown)
-}
-
 fn from_details(status: &Status) -> Option<CallError> {
     if status.details().is_empty() {
         return None;

@@ -74,8 +74,8 @@ pub(super) struct State {
 #[derive(Clone, Debug)]
 pub(super) enum Asked {
     Write { node: NodeId, request: Option<RequestId> },
-    Read { node: NodeId, partition: PartitionId, level: ReadLevel, read: Read },
-    Advance { partition: PartitionId, to: Version },
+    Read { node: NodeId, partition: PartitionId, level: ReadLevel },
+    Advance { to: Version },
 }
 
 /// The cluster: three nodes.
@@ -86,6 +86,16 @@ pub(super) const NODES: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
 
 pub(super) fn internal(user: &str) -> Bytes {
     key::internal(NamespaceId::DEFAULT, user.as_bytes())
+}
+
+/// The address of a node.
+pub(super) fn addr(node: NodeId) -> String {
+    format!("node-{}:7601", node.0)
+}
+
+/// The node at an address.
+pub(super) fn node_at(addr: &str) -> NodeId {
+    NODES.into_iter().find(|node| self::addr(*node) == addr).expect("an address of this cluster")
 }
 
 impl Cluster {
@@ -112,19 +122,17 @@ impl Cluster {
 
     pub(super) fn client(&self, options: ClientOptions) -> Client {
         let cluster = self.clone();
-        let connect = move |addr: &str| -> Arc<dyn Endpoint> {
-            let node = addr.strip_prefix("node-").and_then(|id| id.parse().ok()).expect("an address of this cluster");
-            Arc::new(Node { id: NodeId(node), cluster: cluster.clone() })
-        };
-        Client::new(None, vec!["node-1".into(), "node-2".into(), "node-3".into()], Box::new(connect), &options)
+        let connect = move |addr: &str| -> Arc<dyn Endpoint> { Arc::new(Node { id: node_at(addr), cluster: cluster.clone() }) };
+        Client::new(None, NODES.map(addr).into(), Box::new(connect), &options)
+    }
+
+    pub(super) fn node(&self, id: NodeId) -> Node {
+        Node { id, cluster: self.clone() }
     }
 
     pub(super) fn embedded(&self, node: u64, options: ClientOptions) -> Client {
         let cluster = self.clone();
-        let connect = move |addr: &str| -> Arc<dyn Endpoint> {
-            let node = addr.strip_prefix("node-").and_then(|id| id.parse().ok()).expect("an address of this cluster");
-            Arc::new(Node { id: NodeId(node), cluster: cluster.clone() })
-        };
+        let connect = move |addr: &str| -> Arc<dyn Endpoint> { Arc::new(Node { id: node_at(addr), cluster: cluster.clone() }) };
         let local = Arc::new(Node { id: NodeId(node), cluster: self.clone() });
         Client::new(Some((NodeId(node), local)), vec![], Box::new(connect), &options)
     }
@@ -279,7 +287,7 @@ impl Partition {
 
 impl State {
     fn map(&self) -> PartitionMap {
-        let nodes = NODES.map(|id| NodeInfo { id, store: None, addr: format!("node-{}", id.0) });
+        let nodes = NODES.map(|id| NodeInfo { id, store: None, addr: addr(id) });
         PartitionMap::new(self.partitions.values().map(|partition| partition.descriptor.clone()).collect(), nodes.into())
     }
 
@@ -448,7 +456,7 @@ impl Endpoint for Node {
 
     fn read(&self, route: Route, level: ReadLevel, read: Read, _: Duration) -> Answer<ReadReply> {
         self.answer(move |node, state| {
-            let asked = Asked::Read { node, partition: route.partition, level: level.clone(), read: read.clone() };
+            let asked = Asked::Read { node, partition: route.partition, level: level.clone() };
             state.asked.push(asked);
             state.read(node, route, &level, &read)
         })
@@ -456,7 +464,7 @@ impl Endpoint for Node {
 
     fn advance_clock(&self, route: Route, to: Version, _: Duration) -> Answer<Version> {
         self.answer(move |id, state| {
-            state.asked.push(Asked::Advance { partition: route.partition, to });
+            state.asked.push(Asked::Advance { to });
             let partition = state.enter(id, route, true)?;
             partition.clock = partition.clock.max(to.0);
             Ok(Version(partition.clock))
@@ -479,7 +487,7 @@ impl Endpoint for Node {
                 return Err(CallError::unavailable("connection refused"));
             }
             Ok(NodeStatus {
-                node: NodeInfo { id, store: None, addr: format!("node-{}", id.0) },
+                node: NodeInfo { id, store: None, addr: addr(id) },
                 cluster: ClusterId::default(),
                 version: "test".into(),
                 uptime_ms: 1,

@@ -3,6 +3,7 @@
 mod chaos;
 mod fake;
 mod reads;
+mod wire;
 mod writes;
 
 use super::*;
