@@ -132,7 +132,8 @@ fn check_real_time(key: &str, operations: &[&Operation], last: Option<&(String, 
     let newest = completed.iter().map(|(_, version)| *version).max().unwrap_or(0);
     let final_version = last.map_or(0, |(_, version)| *version);
     if final_version < newest {
-        violations.push(format!("{key}: version {newest} was acknowledged, in the end the store has {final_version}: a write is lost"));
+        violations
+            .push(format!("{key}: version {newest} was acknowledged, in the end the store has {final_version}: a write is lost"));
     }
 }
 
@@ -166,7 +167,8 @@ pub fn counters(operations: &[Operation], finals: &Finals) -> Vec<String> {
             continue;
         };
         if count < acknowledged {
-            violations.push(format!("{key}: {acknowledged} increments were acknowledged, the counter has {count}: some are lost"));
+            violations
+                .push(format!("{key}: {acknowledged} increments were acknowledged, the counter has {count}: some are lost"));
         }
         if count > acknowledged + unknown {
             violations.push(format!(
@@ -212,7 +214,8 @@ pub fn claims(operations: &[Operation], finals: &Finals) -> Vec<String> {
             (Outcome::Ok { version, .. }, found) => violations
                 .push(format!("{key}: acknowledged as {value} at version {version}, in the end the store has {found:?}")),
             (Outcome::Failed { kind, why }, _) if kind == "condition_failed" => {
-                violations.push(format!("{key}: nobody else writes it, but its condition failed ({why}): a retry was applied twice"));
+                violations
+                    .push(format!("{key}: nobody else writes it, but its condition failed ({why}): a retry was applied twice"));
             }
             (Outcome::Failed { why, .. }, Some(found)) => {
                 violations.push(format!("{key}: certainly not applied ({why}), but the store has {found:?}"));

@@ -137,7 +137,8 @@ impl History {
     /// Which groups have none when the time is over.
     pub async fn served_since(&self, groups: &[u64], since_us: u64, within: Duration) -> Result<(), String> {
         let mut acknowledged = self.acknowledged.subscribe();
-        let served = |groups_seen: &BTreeMap<u64, u64>, group: &u64| groups_seen.get(group).is_some_and(|newest| *newest > since_us);
+        let served =
+            |groups_seen: &BTreeMap<u64, u64>, group: &u64| groups_seen.get(group).is_some_and(|newest| *newest > since_us);
         let waited = acknowledged.wait_for(|seen| groups.iter().all(|group| served(seen, group)));
         if let Ok(result) = tokio::time::timeout(within, waited).await {
             return result.map(|_| ()).map_err(|_| "the history was dropped".to_owned());

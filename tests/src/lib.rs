@@ -5,6 +5,7 @@
 //!   processes ── program ── ports        real processes: start, SIGKILL, SIGTERM, restart, wait until ready
 //!        │
 //!   workload ─── history ─── checks      clients write; every call is recorded; pure functions judge the record
+//!   progress ── catalogue                who leads and how far each node is; real documents to store
 //! ```
 //!
 //! **Invariant:** a check is a function from data to a list of violations, and has been seen to find one (its own tests feed it
@@ -15,6 +16,7 @@
     reason = "tests start processes, read files and use clocks: they are the outside world of the product"
 )]
 
+pub mod catalogue;
 pub mod checks;
 pub mod history;
 pub mod ports;

@@ -57,10 +57,19 @@ impl Server {
             Cuts::Even(count) => ["--partitions".to_owned(), count.to_string()],
             Cuts::At(keys) => ["--boundaries".to_owned(), keys.join(",")],
         };
-        let fixed = ["server", "--data", &data.to_string_lossy(), "--node-id", &id.to_string(), "--listen", &addr, "--http", &http]
-            .map(str::to_owned);
+        let fixed =
+            ["server", "--data", &data.to_string_lossy(), "--node-id", &id.to_string(), "--listen", &addr, "--http", &http]
+                .map(str::to_owned);
         let args = fixed.into_iter().chain(["--members".to_owned(), list.join(",")]).chain(cuts).collect();
         Self { id, addr, http, data, log: folder.join(format!("node-{id}.log")), args, child: None }
+    }
+
+    /// A server that is a cluster of its own, with its data in `folder/node-1`; not started yet.
+    pub fn alone(folder: &Path) -> Self {
+        let mut server = Self::new(folder, 1, &[free_addr()], &Cuts::Even(2));
+        let members = server.args.iter().position(|arg| arg == "--members").expect("invariant: given by new");
+        server.args.drain(members..members + 2);
+        server
     }
 
     /// Its node id.
@@ -78,9 +87,22 @@ impl Server {
         &self.data
     }
 
-    /// The arguments it is started with, for tests that change one.
-    pub fn args_mut(&mut self) -> &mut Vec<String> {
-        &mut self.args
+    /// Starts it from now on with another value of an option, such as `--data`.
+    ///
+    /// # Panics
+    /// If it is not started with that option.
+    pub fn set(&mut self, option: &str, value: &str) {
+        let at =
+            self.args.iter().position(|arg| arg == option).unwrap_or_else(|| panic!("{option} is not among {:?}", self.args));
+        self.args[at + 1] = value.to_owned();
+    }
+
+    /// Starts it, expects it to end by itself, and returns its exit code and what it said.
+    pub async fn refuses(&mut self) -> (Option<i32>, String) {
+        let before = self.log_text().len();
+        self.start();
+        let code = self.ended().await.code();
+        (code, self.log_text().split_off(before))
     }
 
     /// Its process id, while it runs.
@@ -235,7 +257,15 @@ impl Cluster {
     /// # Panics
     /// If no temporary folder can be made.
     pub fn prepare(nodes: u64, cuts: Cuts) -> Self {
-        let folder = tempfile::Builder::new().prefix("kontiki-").tempdir().expect("a temporary folder");
+        Self::prepare_in(&std::env::temp_dir(), nodes, cuts)
+    }
+
+    /// As [`Cluster::prepare`], with the temporary folder inside of another one.
+    ///
+    /// # Panics
+    /// If no temporary folder can be made.
+    pub fn prepare_in(parent: &Path, nodes: u64, cuts: Cuts) -> Self {
+        let folder = tempfile::Builder::new().prefix("kontiki-").tempdir_in(parent).expect("a temporary folder");
         let members: Vec<String> = (0..nodes).map(|_| free_addr()).collect();
         let servers = (1..=nodes).map(|id| Server::new(folder.path(), id, &members, &cuts)).collect();
         Self { servers, folder }
@@ -277,7 +307,7 @@ impl Cluster {
         &self.servers
     }
 
-    /// The gRPC addresses, by id.
+    /// The gRPC addresses, by id. Any of them will do.
     pub fn addrs(&self) -> Vec<String> {
         self.servers.iter().map(|server| server.addr.clone()).collect()
     }

@@ -73,7 +73,9 @@ pub async fn caught_up(client: &Client, node: u64, within: Duration) -> Result<B
         }
         if Instant::now() > until {
             let behind: Vec<_> = goal.iter().filter(|(partition, goal)| at(partition) < **goal).collect();
-            return Err(format!("node {node} has not caught up after {within:?}: (partition, goal) {behind:?}, applied {applied:?}"));
+            return Err(format!(
+                "node {node} has not caught up after {within:?}: (partition, goal) {behind:?}, applied {applied:?}"
+            ));
         }
         sleep(ASK_EVERY).await;
     }

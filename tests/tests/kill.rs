@@ -12,7 +12,10 @@ use kontiki_tests::workload::{Group, Workload, everything, judge};
 
 /// One group of keys per partition: partition 2 holds the keys before `b`, 3 those from `b`, and so on.
 fn groups() -> Vec<Group> {
-    (2..).zip(["a", "b", "c", "d", "e", "f"]).map(|(partition, prefix)| Group { partition, prefix: format!("{prefix}/") }).collect()
+    (2..)
+        .zip(["a", "b", "c", "d", "e", "f"])
+        .map(|(partition, prefix)| Group { partition, prefix: format!("{prefix}/") })
+        .collect()
 }
 
 fn cuts() -> Cuts {

@@ -39,7 +39,8 @@ fn nothing(violations: &[String]) {
 
 #[test]
 fn a_register_that_behaves_passes() {
-    let history = [write("a", 0, 1), read("a", 10, 1), open("b", 20), read("b", 30, 4), failed("x", 40, "unavailable"), write("c", 50, 7)];
+    let history =
+        [write("a", 0, 1), read("a", 10, 1), open("b", 20), read("b", 30, 4), failed("x", 40, "unavailable"), write("c", 50, 7)];
     nothing(&registers(&history, &finals("c", 7)));
     // What was left open may come late, and may win.
     nothing(&registers(&history, &finals("b", 9)).into_iter().filter(|v| !v.contains("applied twice")).collect::<Vec<_>>());
@@ -67,7 +68,8 @@ fn an_invented_value_and_an_invented_key_are_found() {
 
 #[test]
 fn a_version_with_two_values_and_a_write_applied_twice_are_found() {
-    let both = registers(&[write("a", 0, 1), operation("k", Some("b"), 0, 5, Outcome::Ok { version: 1, value: None })], &finals("b", 1));
+    let both =
+        registers(&[write("a", 0, 1), operation("k", Some("b"), 0, 5, Outcome::Ok { version: 1, value: None })], &finals("b", 1));
     one(&both, "version 1 was seen with the value a and with b");
     one(&registers(&[write("a", 0, 1)], &finals("a", 3)), "applied twice");
 }

@@ -11,7 +11,8 @@ pub async fn each_kind(case: &Case) {
     let (there, absent) = (case.key("a/there"), case.key("a/absent"));
     let version = case.put("a/there", "v").await;
     let write = |batch: WriteBatch| case.client.write(batch.put(case.key("a/target"), "t"));
-    let is = |key: &str, found: &str| format!("condition 0 on key `{key}` failed: the key {found}; read it again and decide anew");
+    let is =
+        |key: &str, found: &str| format!("condition 0 on key `{key}` failed: the key {found}; read it again and decide anew");
     let has = format!("has version {version}");
 
     write(WriteBatch::new().if_exists(there.clone())).await.expect("it exists");
@@ -31,7 +32,8 @@ pub async fn each_kind(case: &Case) {
     // A deleted key is absent, and the error carries what a program needs.
     case.client.delete(there.clone()).await.expect("delete");
     write(WriteBatch::new().if_absent(there.clone())).await.expect("deleted is absent");
-    let error = refused(write(WriteBatch::new().if_exists(there.clone())).await, ErrorKind::ConditionFailed, &is(&there, "is absent"));
+    let error =
+        refused(write(WriteBatch::new().if_exists(there.clone())).await, ErrorKind::ConditionFailed, &is(&there, "is absent"));
     match error.reject() {
         Some(Reject::ConditionFailed { index: 0, key, version: None }) => assert_eq!(key.as_ref(), there.as_bytes()),
         other => panic!("the typed cause is {other:?}"),
@@ -83,12 +85,17 @@ pub async fn one_partition(case: &Case) {
     let (left, right) = (case.key("c/l"), case.key("t/r"));
     let (first, second) = (case.partition("c/l"), case.partition("t/r"));
     assert_ne!(first, second);
-    let sentence =
-        format!("an atomic write must stay in one partition, but `{left}` is in {first} and `{right}` in {second}; write them separately");
+    let sentence = format!(
+        "an atomic write must stay in one partition, but `{left}` is in {first} and `{right}` in {second}; write them separately"
+    );
     let batch = WriteBatch::new().put(left.clone(), "1").put(right.clone(), "1");
     let error = refused(case.client.write(batch).await, ErrorKind::Invalid, &sentence);
     assert!(matches!(error.reject(), Some(Reject::CrossPartition { .. })), "{error:?}");
-    refused(case.client.write(WriteBatch::new().if_absent(right.clone()).put(left.clone(), "1")).await, ErrorKind::Invalid, "*in one partition*");
+    refused(
+        case.client.write(WriteBatch::new().if_absent(right.clone()).put(left.clone(), "1")).await,
+        ErrorKind::Invalid,
+        "*in one partition*",
+    );
     refused(case.client.write(WriteBatch::new().delete_range(left, right)).await, ErrorKind::Invalid, "*in one partition*");
     assert_eq!(case.get("c/l").await, None);
 }

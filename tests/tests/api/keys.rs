@@ -55,7 +55,9 @@ pub async fn batch_get(case: &Case) {
     let rows = case.client.batch_get(keys.clone(), ReadLevel::Linearizable).await.expect("batch get");
     for (at, name) in asked.iter().enumerate() {
         match &rows[at] {
-            Some(row) => assert_eq!((row.key.clone(), row.value.clone()), (keys[at].clone(), Bytes::from(format!("value of {name}")))),
+            Some(row) => {
+                assert_eq!((row.key.clone(), row.value.clone()), (keys[at].clone(), Bytes::from(format!("value of {name}"))))
+            }
             None => assert_eq!(*name, "c/none"),
         }
     }
@@ -85,7 +87,8 @@ pub async fn delete_range(case: &Case) {
     let mut left = case.names(case.starting("d/")).await;
     left.extend(case.names(case.starting("i/")).await);
     left.extend(case.names(case.starting("s/")).await);
-    let expected: Vec<String> = names.iter().filter(|name| name.as_str() < "d/005" || name.as_str() >= "s/003").cloned().collect();
+    let expected: Vec<String> =
+        names.iter().filter(|name| name.as_str() < "d/005" || name.as_str() >= "s/003").cloned().collect();
     assert_eq!(left, expected);
     let (same, _) = range("d/000", "");
     assert_eq!(case.client.delete_range(same.clone(), same).await.expect("an empty range"), 0);

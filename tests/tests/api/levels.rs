@@ -89,5 +89,9 @@ pub async fn clocks(case: &Case) {
     assert_eq!(case.client.get_with(key.clone(), ReadLevel::Snapshot(ahead)).await.expect("get").value, None);
     let year = Version::from_ms(now.ms() + 365 * 24 * 3600 * 1000);
     let refusal = case.client.advance_clock(key, year).await;
-    refused(refusal, ErrorKind::Version, "version * lies in the future: the newest is *; read at a version that a reply has named");
+    refused(
+        refusal,
+        ErrorKind::Version,
+        "version * lies in the future: the newest is *; read at a version that a reply has named",
+    );
 }

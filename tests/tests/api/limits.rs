@@ -30,7 +30,11 @@ pub async fn keys(case: &Case) {
         refused(client.put(key.clone(), "v").await, ErrorKind::Invalid, sentence);
         refused(client.get(key.clone()).await, ErrorKind::Invalid, sentence);
         refused(client.delete(key.clone()).await, ErrorKind::Invalid, sentence);
-        refused(client.batch_get(vec![case.key("a").into(), key.clone()], ReadLevel::Linearizable).await, ErrorKind::Invalid, sentence);
+        refused(
+            client.batch_get(vec![case.key("a").into(), key.clone()], ReadLevel::Linearizable).await,
+            ErrorKind::Invalid,
+            sentence,
+        );
         let good = || WriteBatch::new().put(case.key("a/never"), "v");
         for batch in [
             good().put(key.clone(), "v"),

@@ -61,7 +61,11 @@ pub async fn limits_and_keys_only(case: &Case) {
         let some = limit.min(100);
         assert_eq!(case.names(own("a").limit(limit as u64)).await, names[..some], "limit {limit}");
         let last = backwards(&names[200..]);
-        assert_eq!(case.names(own("q").reverse().limit(limit as u64).page(50, 1 << 20)).await, last[..some], "limit {limit}, reverse");
+        assert_eq!(
+            case.names(own("q").reverse().limit(limit as u64).page(50, 1 << 20)).await,
+            last[..some],
+            "limit {limit}, reverse"
+        );
     }
     let between = case.names(whole(case, "limits")).await.len();
     let most = case.names(whole(case, "limits").limit(between as u64 - 1).page(64, 1 << 20)).await;

@@ -92,7 +92,9 @@ pub async fn window(case: &Case) {
         result.expect("write");
     }
     let before = case.get("q/window").await;
-    let sentence = format!("session {session} or its request 1 is older than the store remembers: *; open a new session, read, and decide anew");
+    let sentence = format!(
+        "session {session} or its request 1 is older than the store remembers: *; open a new session, read, and decide anew"
+    );
     refused(write(1).await, ErrorKind::Session, &sentence);
     write(1100).await.expect("the newest is remembered");
     assert_eq!(case.get("q/window").await, before, "neither was applied again");

@@ -17,8 +17,8 @@ use kontiki_types::command::Route;
 use kontiki_types::limits::MESSAGE_BYTES_MAX;
 use kontiki_types::read::{ReadData, Scan};
 use kontiki_types::{
-    Bytes, CallError, Descriptor, NodeId, NodeInfo, PartitionId, PartitionMap, Read, ReadLevel, ReadReply, SessionId, Version, Write,
-    WriteReply, key,
+    Bytes, CallError, Descriptor, NodeId, NodeInfo, PartitionId, PartitionMap, Read, ReadLevel, ReadReply, SessionId, Version,
+    Write, WriteReply, key,
 };
 use tonic::Request;
 use tonic::transport::Channel;
