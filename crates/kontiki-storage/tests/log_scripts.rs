@@ -131,7 +131,7 @@ impl Runner {
         self.log = None;
         let (log, recovered) = Log::open(Arc::new(self.disk.clone()), self.options.clone())?;
         self.log = Some(log);
-        Ok(show(&recovered))
+        show(&recovered)
     }
 
     fn write(&mut self, command: &Command, args: &mut ArgumentConsumer<'_>) -> Output {
@@ -218,26 +218,26 @@ fn short(value: &[u8]) -> String {
     format!("{}... ({} bytes)", value[..8].escape_ascii(), value.len())
 }
 
-fn show(recovered: &Recovered) -> String {
+fn show(recovered: &Recovered) -> Output {
     let mut out = String::new();
     if let Some(torn) = &recovered.torn {
-        writeln!(out, "an interrupted write was dropped: {} at byte {}", torn.file, torn.offset).unwrap();
+        writeln!(out, "an interrupted write was dropped: {} at byte {}", torn.file, torn.offset)?;
     }
     for (group, found) in &recovered.groups {
         let entries = match found.last_index {
             Some(last) => format!("entries {} to {last}", found.first_index),
             None => format!("no entries, next {}", found.first_index),
         };
-        write!(out, "{group}: {entries}").unwrap();
+        write!(out, "{group}: {entries}")?;
         if let Some((upto, state)) = &found.purged {
-            write!(out, ", purged {upto} ({})", short(state)).unwrap();
+            write!(out, ", purged {upto} ({})", short(state))?;
         }
         for (name, bytes) in [("vote", &found.vote), ("committed", &found.committed)] {
             if let Some(bytes) = bytes {
-                write!(out, ", {name} {}", short(bytes)).unwrap();
+                write!(out, ", {name} {}", short(bytes))?;
             }
         }
         out.push('\n');
     }
-    if out.is_empty() { "empty".to_owned() } else { out }
+    Ok(if out.is_empty() { "empty".to_owned() } else { out })
 }

@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn golden_bytes_of_every_kind() {
         let lines: Vec<String> =
-            all_kinds(7, b"xyz".to_vec()).iter().map(|record| hex::encode(encode(&[record.clone()]))).collect();
+            all_kinds(7, b"xyz".to_vec()).iter().map(|record| hex::encode(encode(std::slice::from_ref(record)))).collect();
         let golden = [
             "0103000000000000000700000000000000050000003acf6ca6686578797a",
             "0203000000000000000700000000000000",

@@ -128,7 +128,8 @@ impl Random {
         match self.below(100) {
             0..60 => {
                 let large = if self.below(20) == 0 { 1500 } else { 120 };
-                let entry = |index, random: &mut Self| Record::Entry { group, index, head: random.bytes(9), body: random.bytes(large) };
+                let entry =
+                    |index, random: &mut Self| Record::Entry { group, index, head: random.bytes(9), body: random.bytes(large) };
                 (next..=next + self.below(3)).map(|index| entry(index, self)).collect()
             }
             60..66 => vec![Record::Truncate { group, from: near(first + self.below(next - first.min(next) + 1), self) }],
