@@ -7,37 +7,54 @@ mod keys;
 mod lines;
 mod server;
 
+use std::time::Duration;
+
 use clap::CommandFactory as _;
+use kontiki::ErrorKind;
 use kontiki_client::{Client, ClientOptions};
 
 use crate::args::{HighArgs, LowArgs, Task};
+use crate::failure::Failure;
 use crate::output::{Output, Stop};
 
 /// Does what was asked.
 pub async fn run(args: HighArgs) -> Result<(), Stop> {
     let HighArgs { endpoints, output, encoding, timeout, task, .. } = args;
     let output = Output { format: output, encoding };
+    let connect = || connect(&endpoints, timeout);
     match task {
-        Task::Server(settings) => return server::run(*settings).await,
-        Task::Completions(shell) => return completions(shell),
-        _ => {}
+        Task::Server(settings) => server::run(*settings).await,
+        Task::Completions(shell) => completions(shell),
+        Task::Get { key, raw, level } => keys::get(&connect().await?, output, key, raw, level).await,
+        Task::Put { key, value, conditions } => keys::put(&connect().await?, output, key, value, conditions).await,
+        Task::Delete { key, conditions } => keys::delete(&connect().await?, output, key, conditions).await,
+        Task::DeleteRange(span) => keys::delete_range(&connect().await?, output, span).await,
+        Task::Scan(scan) => keys::scan(&connect().await?, output, scan).await,
+        Task::Import(import) => {
+            // A mistake in the file is told at once, also when no node answers.
+            let opened = import::open(import).await?;
+            import::run(&connect().await?, output, opened).await
+        }
+        Task::Export(export) => export::run(&connect().await?, output, export).await,
+        Task::Status => cluster::status(&connect().await?, output).await,
+        Task::Partitions => cluster::partitions(&connect().await?, output).await,
+        Task::Nodes => cluster::nodes(&connect().await?, output).await,
+        Task::TransferLeader { partition, node } => cluster::transfer_leader(&connect().await?, output, partition, node).await,
     }
+}
+
+async fn connect(endpoints: &[String], timeout: Duration) -> Result<Client, Stop> {
     let options = ClientOptions { timeout, ..ClientOptions::default() };
-    let client = Client::connect_with(endpoints, options).await?;
-    match task {
-        Task::Get { key, raw, level } => keys::get(&client, output, key, raw, level).await,
-        Task::Put { key, value, conditions } => keys::put(&client, output, key, value, conditions).await,
-        Task::Delete { key, conditions } => keys::delete(&client, output, key, conditions).await,
-        Task::DeleteRange(span) => keys::delete_range(&client, output, span).await,
-        Task::Scan(scan) => keys::scan(&client, output, scan).await,
-        Task::Import(import) => import::run(&client, output, import).await,
-        Task::Export(export) => export::run(&client, output, export).await,
-        Task::Status => cluster::status(&client, output).await,
-        Task::Partitions => cluster::partitions(&client, output).await,
-        Task::Nodes => cluster::nodes(&client, output).await,
-        Task::TransferLeader { partition, node } => cluster::transfer_leader(&client, output, partition, node).await,
-        Task::Server(_) | Task::Completions(_) => Ok(()),
-    }
+    let connected = Client::connect_with(endpoints.iter().cloned(), options).await;
+    connected.map_err(|error| match error.kind() {
+        ErrorKind::Unavailable => Failure::from(error)
+            .with_advice(format!(
+                "asked was {}: is a node running there? --endpoints names other addresses",
+                endpoints.join(", ")
+            ))
+            .into(),
+        _ => error.into(),
+    })
 }
 
 fn completions(shell: clap_complete::Shell) -> Result<(), Stop> {

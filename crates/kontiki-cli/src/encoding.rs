@@ -17,12 +17,12 @@ use crate::failure::Failure;
 /// How keys and values are typed and shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Encoding {
-    /// As it is: UTF-8, no escapes.
+    // UTF-8 as it is. No doc comments here: they would make clap print every option's help in its long form.
     #[default]
     Text,
-    /// Two hexadecimal digits for each byte.
+    // Two digits for each byte.
     Hex,
-    /// Base64 with padding (RFC 4648, section 4).
+    // With padding: RFC 4648, section 4.
     Base64,
 }
 

@@ -71,8 +71,10 @@ fn refused(error: &clap::Error) -> ExitCode {
     let json = typed.windows(2).any(|pair| matches!(pair[0].as_str(), "-o" | "--output") && pair[1] == "json")
         || typed.iter().any(|arg| arg == "--output=json" || arg == "-ojson");
     if error.use_stderr() && json {
+        // clap says what is wrong in the lines before the first blank one; the rest is usage.
         let text = error.render().to_string();
-        let sentence = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        let lines: Vec<_> = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
+        let sentence = lines.join(" ").trim_start_matches("error: ").to_owned();
         tell(OutputFormat::Json, &Failure::usage(sentence));
         return ExitCode::from(Exit::Usage as u8);
     }

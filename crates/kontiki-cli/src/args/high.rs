@@ -181,11 +181,7 @@ impl HighArgs {
         let LowArgs { global, command } = low;
         let encoding = global.encoding;
         let is_server = matches!(command, Command::Server(_));
-        let endpoints: Vec<String> =
-            global.endpoints.iter().map(|typed| typed.trim().to_owned()).filter(|e| !e.is_empty()).collect();
-        if endpoints.is_empty() {
-            return Err(Failure::usage("--endpoints names no address; give HOST:PORT, or several separated by commas"));
-        }
+        let endpoints = endpoints(&global.endpoints)?;
         Ok(Self {
             endpoints,
             output: global.output,
@@ -196,6 +192,24 @@ impl HighArgs {
             task: task(command, encoding)?,
         })
     }
+}
+
+fn endpoints(typed: &[String]) -> Result<Vec<String>, Failure> {
+    let endpoints: Vec<String> = typed.iter().map(|typed| typed.trim().to_owned()).filter(|typed| !typed.is_empty()).collect();
+    if endpoints.is_empty() {
+        return Err(Failure::usage("--endpoints names no address; give HOST:PORT, or several separated by commas"));
+    }
+    for endpoint in &endpoints {
+        let valid = endpoint
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0));
+        if !valid {
+            return Err(Failure::usage(format!(
+                "the endpoint `{endpoint}` is not of the form HOST:PORT, such as 127.0.0.1:7601"
+            )));
+        }
+    }
+    Ok(endpoints)
 }
 
 fn task(command: Command, encoding: Encoding) -> Result<Task, Failure> {
@@ -375,6 +389,8 @@ mod tests {
             ("get -e hex 61 --raw", "one of them"),
             ("delete --prefix a --if-exists", "one key"),
             ("scan --endpoints ,", "names no address"),
+            ("scan --endpoints a:1,b", "`b` is not of the form HOST:PORT"),
+            ("scan --endpoints a:0", "`a:0` is not of the form HOST:PORT"),
             ("delete --prefix=", "every key"),
         ] {
             let failure = task_of(line).expect_err(line);

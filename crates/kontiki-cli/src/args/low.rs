@@ -10,6 +10,9 @@ use kontiki::{NodeId, PartitionId, ReadLevel};
 use crate::encoding::Encoding;
 use crate::values;
 
+/// The heading of what every command but `server` takes. They are global all the same, so that they may stand before the command.
+const CLIENT_OPTIONS: &str = "Global options, of every command but server";
+
 const AFTER_HELP: &str = "\
 Exit codes:
   0    done
@@ -22,8 +25,8 @@ Exit codes:
   130  stopped by a signal
 
 Keys and values:
-  --encoding text takes what you type exactly as it is, without escapes. Tables show \\xNN for what is not printable text.
-  JSON output is always exact: the field's name says the encoding (key, key_hex, key_base64), and import reads all three.
+  Text is taken exactly as it is typed, without escapes. Tables show \\xNN for what is not printable text.
+  JSON output is exact: the field's name says the encoding (key, key_hex, key_base64); import reads all three.
 
 Start one node on this machine, and use it:
   kontiki server --data ./data
@@ -32,8 +35,7 @@ Start one node on this machine, and use it:
 
 /// Kontiki: an ordered key-value store, cut into partitions, each replicated by Raft. This is its server and its client.
 #[derive(Debug, Parser)]
-#[command(name = "kontiki", version, about, after_help = AFTER_HELP, propagate_version = false)]
-#[command(disable_help_subcommand = true, max_term_width = 110)]
+#[command(name = "kontiki", version, after_help = AFTER_HELP, disable_help_subcommand = true, max_term_width = 110)]
 pub struct LowArgs {
     /// Options that every command takes.
     #[command(flatten)]
@@ -50,45 +52,59 @@ pub struct Global {
     /// Nodes to ask, as HOST:PORT separated by commas. One that answers is enough: it tells of the others
     #[arg(
         long,
+        help_heading = CLIENT_OPTIONS,
         global = true,
         env = "KONTIKI_ENDPOINTS",
+        hide_env_values = true,
         default_value = "127.0.0.1:7601",
         value_delimiter = ',',
         value_name = "ADDRS"
     )]
     pub endpoints: Vec<String>,
-    /// How to print results and errors
-    #[arg(long, short, global = true, env = "KONTIKI_OUTPUT", default_value = "table", value_name = "FORMAT")]
+    /// How long one call may take with all its retries: 500ms, 10s, 2m
+    #[arg(long, global = true, help_heading = CLIENT_OPTIONS, default_value = "10s", value_parser = values::duration, value_name = "TIME")]
+    pub timeout: Duration,
+    /// How to print: a table for people, or JSON for programs (one document, or one per line for scan; errors too)
+    #[arg(
+        long,
+        short,
+        global = true,
+        env = "KONTIKI_OUTPUT",
+        hide_env_values = true,
+        default_value = "table",
+        value_name = "FORMAT"
+    )]
     pub output: OutputFormat,
     /// How keys and values are typed and shown
     #[arg(long, short, global = true, default_value = "text", value_name = "ENCODING")]
     pub encoding: Encoding,
-    /// How long one call may take with all its retries: 500ms, 10s, 2m
-    #[arg(long, global = true, default_value = "10s", value_parser = values::duration, value_name = "TIME")]
-    pub timeout: Duration,
     /// What to log on stderr: a level, or a filter such as info,kontiki_raft=debug [default: info for server, warn for the others]
-    #[arg(long, global = true, env = "KONTIKI_LOG", value_name = "FILTER")]
+    #[arg(long, global = true, env = "KONTIKI_LOG", hide_env_values = true, value_name = "FILTER")]
     pub log: Option<String>,
     /// How to write the log
-    #[arg(long, global = true, env = "KONTIKI_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    #[arg(
+        long,
+        global = true,
+        env = "KONTIKI_LOG_FORMAT",
+        hide_env_values = true,
+        default_value = "text",
+        value_name = "FORMAT"
+    )]
     pub log_format: LogFormat,
 }
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OutputFormat {
-    /// For people.
+    // No doc comments here: they would make clap print every option's help in its long form.
     Table,
-    /// For programs: one JSON document, or one per line (scan). Errors too, on stderr.
     Json,
 }
 
 /// How the log is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
     Text,
-    /// One JSON object per line.
     Json,
 }
 
@@ -129,34 +145,34 @@ pub enum Command {
 #[derive(Debug, Default, Args)]
 pub struct ServerArgs {
     /// A TOML file with the settings below, named as the flags are, with underscores: node_id = 1
-    #[arg(long, env = "KONTIKI_CONFIG", value_name = "FILE")]
+    #[arg(long, env = "KONTIKI_CONFIG", hide_env_values = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// The folder that holds everything this node stores; created if it is not there
-    #[arg(long, env = "KONTIKI_DATA", value_name = "DIR")]
+    #[arg(long, env = "KONTIKI_DATA", hide_env_values = true, value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// The number of this node in its cluster, from 1; never reused [default: 1]
-    #[arg(long, env = "KONTIKI_NODE_ID", value_name = "N", value_parser = values::node)]
+    #[arg(long, env = "KONTIKI_NODE_ID", hide_env_values = true, value_name = "N", value_parser = values::node)]
     pub node_id: Option<NodeId>,
     /// Where to serve gRPC, to clients and to the other nodes [default: 127.0.0.1:7601]
-    #[arg(long, env = "KONTIKI_LISTEN", value_name = "ADDR")]
+    #[arg(long, env = "KONTIKI_LISTEN", hide_env_values = true, value_name = "ADDR")]
     pub listen: Option<String>,
     /// The address that others reach this node at, if it is not the one it listens at
-    #[arg(long, env = "KONTIKI_ADVERTISE", value_name = "ADDR")]
+    #[arg(long, env = "KONTIKI_ADVERTISE", hide_env_values = true, value_name = "ADDR")]
     pub advertise: Option<String>,
     /// Where to serve /metrics, /livez and /readyz; not served if not given
-    #[arg(long, env = "KONTIKI_HTTP", value_name = "ADDR")]
+    #[arg(long, env = "KONTIKI_HTTP", hide_env_values = true, value_name = "ADDR")]
     pub http: Option<String>,
     /// All first members of a new cluster, this one too: 1=HOST:PORT,2=HOST:PORT,... The same on every node. Not given: a cluster of one
-    #[arg(long, env = "KONTIKI_MEMBERS", value_delimiter = ',', value_name = "ID=ADDR")]
+    #[arg(long, env = "KONTIKI_MEMBERS", hide_env_values = true, value_delimiter = ',', value_name = "ID=ADDR")]
     pub members: Option<Vec<String>>,
     /// Into how many even parts a new cluster cuts its keys [default: 1]
-    #[arg(long, env = "KONTIKI_PARTITIONS", value_name = "N", conflicts_with = "boundaries")]
+    #[arg(long, env = "KONTIKI_PARTITIONS", hide_env_values = true, value_name = "N", conflicts_with = "boundaries")]
     pub partitions: Option<u32>,
     /// The keys at which a new cluster cuts, instead of even parts; typed as --encoding says
-    #[arg(long, env = "KONTIKI_BOUNDARIES", value_delimiter = ',', value_name = "KEY")]
+    #[arg(long, env = "KONTIKI_BOUNDARIES", hide_env_values = true, value_delimiter = ',', value_name = "KEY")]
     pub boundaries: Option<Vec<String>>,
     /// The name of the cluster, the same on every node: nodes of another cluster are refused [default: kontiki]
-    #[arg(long, env = "KONTIKI_CLUSTER_NAME", value_name = "NAME")]
+    #[arg(long, env = "KONTIKI_CLUSTER_NAME", hide_env_values = true, value_name = "NAME")]
     pub cluster_name: Option<String>,
 }
 
@@ -271,8 +287,8 @@ pub struct ScanArgs {
 /// Arguments of `import`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Each line is one row, such as {\"key\":\"a\",\"value\":\"b\"}. Bytes that are not text are given as key_hex, key_base64, value_hex or
-value_base64. A later line with the same key wins. What is acknowledged is noted in a checkpoint file: after an
+Each line is one row, such as {\"key\":\"a\",\"value\":\"b\"}. Bytes that are not text are given as key_hex, key_base64, \
+value_hex or value_base64. Of two lines with one key, the later wins. What is acknowledged is noted in the checkpoint file: after an \
 interruption the same command goes on from there, and the file is removed once all rows are in.")]
 pub struct ImportArgs {
     /// The file; - is standard input
@@ -294,8 +310,8 @@ pub struct ImportArgs {
 /// Arguments of `export`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-An export that was interrupted says after which key to go on: run it again with --after KEY and append (--append) to the same
-file. What comes after that key is then of a newer snapshot.")]
+An export that was interrupted says after which key to go on: run it again with that --after KEY, and --append for a file. What \
+comes after that key is then of a newer snapshot.")]
 pub struct ExportArgs {
     /// The file to write; standard output if not given
     pub file: Option<PathBuf>,

@@ -108,6 +108,10 @@ pub async fn run(client: &Client, output: Output, export: Export) -> Result<(), 
     sink.flush().await?;
     bar.finish_and_clear();
     if let Err(failure) = ended {
+        if let (Target::New(path), 0) = (&export.target, sink.rows) {
+            // Nothing was written: an empty file would only be in the way of the next try.
+            let _ = tokio::fs::remove_file(path).await;
+        }
         return Err(failure.with_advice(sink.advice(output.encoding)).into());
     }
     // On standard output the rows are the result; what is said about them goes beside it.

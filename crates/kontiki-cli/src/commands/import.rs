@@ -77,8 +77,15 @@ pub fn bar(size_bytes: Option<u64>) -> ProgressBar {
     bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-/// Imports, to the end or to the first row that cannot be put.
-pub async fn run(client: &Client, output: Output, import: Import) -> Result<(), Stop> {
+/// An import whose input is open, and read over as far as the checkpoint says.
+pub struct Opened {
+    import: Import,
+    lines: Lines,
+    start: Checkpoint,
+}
+
+/// Opens the input.
+pub async fn open(import: Import) -> Result<Opened, Failure> {
     let mut lines = Lines::open(import.file.as_deref()).await?;
     let earlier = match (&import.state, import.restart) {
         (Some(path), false) => Checkpoint::load(path)?,
@@ -88,7 +95,12 @@ pub async fn run(client: &Client, output: Output, import: Import) -> Result<(), 
         lines.skip_to(checkpoint).await?;
         eprintln!("kontiki: going on after line {} ({} rows are in)", checkpoint.lines, checkpoint.rows);
     }
-    let start = earlier.unwrap_or_else(Checkpoint::start);
+    Ok(Opened { import, lines, start: earlier.unwrap_or_else(Checkpoint::start) })
+}
+
+/// Imports, to the end or to the first row that cannot be put.
+pub async fn run(client: &Client, output: Output, opened: Opened) -> Result<(), Stop> {
+    let Opened { import, mut lines, start } = opened;
     let started = Instant::now();
     let bar = bar(lines.size_bytes);
     let mut progress = Progress { acknowledged: start, state: import.state.clone(), saved: started, bar };
