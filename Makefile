@@ -37,11 +37,12 @@ build: setup ## Build everything (the dev profile: the one that tests, demo and 
 	$(CARGO) build $(LOCKED) --workspace --all-targets
 
 test: setup ## Every test: units, golden scripts, crash tests, the API suite, three real processes
+	$(CARGO) build $(LOCKED) --workspace --bins # the end-to-end tests run the real program, which cargo test does not build
 	$(CARGO) test $(LOCKED) --workspace
 
 demo: setup ## Three nodes, a real import, a killed leader, and proof that nothing was lost
 	$(CARGO) build $(LOCKED) --workspace --bins
-	$(CARGO) run $(LOCKED) -p kontiki-bench --bin demo
+	"$${CARGO_TARGET_DIR:-target}/debug/demo"
 
 cluster: setup ## Start three nodes on loopback (scripts/local-cluster says how to stop them)
 	scripts/local-cluster up
