@@ -82,16 +82,16 @@ fn status(error: &CallError, keys: Keys) -> Status {
         detail::shorten(&mut detail);
     }
     let info = pb::ErrorInfo { reason: reason.to_owned(), domain: DOMAIN.to_owned(), metadata: Default::default() };
-    let mut details = vec![any(STATUS_INFO_URL, &info), any(DETAIL_URL, &detail)];
+    let mut details = vec![packed(STATUS_INFO_URL, &info), packed(DETAIL_URL, &detail)];
     if let CallError::Retry(Retry::Overloaded { retry_after_ms, .. }) = error {
         let retry_delay = prost_types::Duration::try_from(Duration::from_millis(*retry_after_ms)).ok();
-        details.push(any(RETRY_INFO_URL, &pb::RetryInfo { retry_delay }));
+        details.push(packed(RETRY_INFO_URL, &pb::RetryInfo { retry_delay }));
     }
     let rpc = pb::Status { code: code.into(), message: message.clone(), details };
     Status::with_details(code, message, rpc.encode_to_vec().into())
 }
 
-fn any(url: &str, message: &impl Message) -> Any {
+fn packed(url: &str, message: &impl Message) -> Any {
     Any { type_url: url.to_owned(), value: message.encode_to_vec() }
 }
 
