@@ -1,1 +1,44 @@
-//! Wires everything into one running node: services, peer transport, loops, settings.
+//! One running node: everything below is wired together here, and nothing is decided here that a lower layer could decide.
+//!
+//! ```text
+//!            gRPC (grpc, services)          HTTP (http)          embedded Client
+//!                    │ route: none ─> Client ──────┐                   │
+//!                    │ route: some                 v                   v
+//!                    └──────────────────────────> Local <──────────────┘
+//!                                                   │ admission, limits, epoch
+//!      transport (to peers) <── kontiki-raft Groups <┘
+//!                                   │ effect MapChanged
+//!      loops:  bootstrap (the first map) ─ reconcile (hold what the map says) ─ balance (spread leaders)
+//!      below:  env (the seams) ─ identity (whose directory this is) ─ options (checked once)
+//! ```
+//!
+//! **Invariant:** only `env` touches the standard library's clock, threads, files and network.
+//! **Invariant:** the host process is never ended, and no error is swallowed that a caller could act on.
+
+mod admission;
+mod balance;
+mod bootstrap;
+mod builder;
+mod connection;
+pub mod env;
+mod grpc;
+mod http;
+mod identity;
+mod local;
+mod map;
+mod metrics;
+mod node;
+mod options;
+mod reconcile;
+mod services;
+mod transport;
+
+pub use bootstrap::ClusterRecord;
+pub use builder::NodeBuilder;
+pub use identity::{IDENTITY_FILE, Identity, cluster_id};
+pub use node::Node;
+pub use options::{AdmissionOptions, LISTEN_ANYWHERE, NodeOptions};
+
+pub use kontiki_raft::RaftOptions;
+pub use kontiki_storage::engine::RocksOptions;
+pub use kontiki_storage::log::LogOptions;

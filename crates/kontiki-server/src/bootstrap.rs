@@ -1,0 +1,108 @@
+//! How a cluster begins. Every member opens its replica of the system partition; the first voter starts the group; whoever leads it
+//! writes the map and the nodes, in one write that demands that no cluster is there yet. So however often this is interrupted, and
+//! whoever does it, exactly one map comes of it.
+//!
+//! ```text
+//!   all members: open p1 ──> first member: initialise ──> leader: if absent(cluster) put cluster, map/*, node/*
+//!                                                            └── effect MapChanged on every member ──> reconcile
+//! ```
+
+use std::time::Duration;
+
+use kontiki_raft::{Group, Groups};
+use kontiki_storage::system;
+use kontiki_types::partition::initial_partitions;
+use kontiki_types::read::ReadData;
+use kontiki_types::{
+    Bytes, CallError, ClusterId, Condition, Descriptor, Fault, NodeId, NodeInfo, Op, PartitionId, Read, ReadLevel, Reject, Write,
+    encoding,
+};
+use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
+
+use crate::local::Local;
+
+/// Between two attempts to write the first map.
+const RETRY_EVERY: Duration = Duration::from_millis(100);
+/// How long one attempt may wait for a majority.
+const READ_WITHIN: Duration = Duration::from_secs(2);
+
+/// What the key `cluster` of the system partition holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterRecord {
+    /// The cluster's id: the same as in every member's identity.
+    pub id: ClusterId,
+    /// Its name.
+    pub name: String,
+}
+
+/// Opens this member's replica of the system partition, creating it at the first start. All members must make the same descriptor
+/// of it: it follows from their ids alone.
+pub(crate) async fn open_system(groups: &Groups, members: &[(NodeId, String)]) -> Result<Group, Fault> {
+    let nodes: Vec<_> = members.iter().map(|(id, _)| *id).collect();
+    let system = initial_partitions(&[], &nodes).into_iter().find(|descriptor| descriptor.id == PartitionId::SYSTEM);
+    let system = system.ok_or_else(|| Fault::Invariant("a new cluster has no system partition".to_owned()))?;
+    groups.create(system).await
+}
+
+/// Writes the first map as soon as this node leads the system partition, unless there is one. Ends when a map is known here.
+pub(crate) async fn found_cluster(local: Local, members: Vec<(NodeId, String)>, cuts: Vec<Bytes>) {
+    let Some(system) = local.groups().get(PartitionId::SYSTEM) else { return };
+    let mut map = local.map_copy().subscribe();
+    let mut leadership = system.leadership();
+    while map.borrow_and_update().partitions.is_empty() {
+        if system.is_leader() {
+            match write_first_map(&local, &system, &members, &cuts).await {
+                Ok(()) => tracing::debug!(node = %local.node(), "the cluster has a map"),
+                Err(error) => tracing::info!(node = %local.node(), %error, "the first map is not written yet"),
+            }
+        }
+        tokio::select! {
+            changed = map.changed() => if changed.is_err() { return },
+            changed = leadership.changed() => if changed.is_err() { return },
+            // A write that failed is tried again; a map that was written is on its way.
+            () = sleep(RETRY_EVERY), if system.is_leader() => {}
+            () = local.stopping().cancelled() => return,
+        }
+    }
+}
+
+async fn write_first_map(local: &Local, system: &Group, members: &[(NodeId, String)], cuts: &[Bytes]) -> Result<(), CallError> {
+    let key = system::cluster_key();
+    let exists = Read::Get { keys: vec![key.clone()] };
+    let found = system.read(&ReadLevel::Linearizable, &exists, READ_WITHIN).await?;
+    if matches!(&found.data, ReadData::Values(rows) if rows.iter().any(Option::is_some)) {
+        return Ok(());
+    }
+    let identity = local.identity();
+    let record = ClusterRecord { id: identity.cluster, name: identity.cluster_name.clone() };
+    let mut ops = vec![Op::Put { key: key.clone(), value: encoding::encode(&record).into() }];
+    let nodes: Vec<_> = members.iter().map(|(id, _)| *id).collect();
+    ops.extend(initial_partitions(cuts, &nodes).iter().map(put_descriptor));
+    ops.extend(members.iter().map(|(id, addr)| put_node(&NodeInfo { id: *id, store: None, addr: addr.clone() })));
+    let write = Write { epoch: system.descriptor().epoch, request: None, conditions: vec![Condition::Absent { key }], ops };
+    match system.write(write).await {
+        // Somebody else was first: that map counts.
+        Ok(_) | Err(CallError::Reject(Reject::ConditionFailed { .. })) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn put_descriptor(descriptor: &Descriptor) -> Op<Bytes> {
+    Op::Put { key: system::map_key(descriptor.id), value: system::encode_descriptor(descriptor) }
+}
+
+fn put_node(node: &NodeInfo) -> Op<Bytes> {
+    Op::Put { key: system::node_key(node.id), value: system::encode_node(node) }
+}
+
+/// Brings a node's entry in the system partition up to date, if it is still what was seen. Only the leader can.
+pub(crate) async fn register(system: &Group, seen: &NodeInfo, now: &NodeInfo) -> Result<(), CallError> {
+    let condition = Condition::ValueIs { key: system::node_key(seen.id), value: system::encode_node(seen) };
+    let write = Write { epoch: system.descriptor().epoch, request: None, conditions: vec![condition], ops: vec![put_node(now)] };
+    match system.write(write).await {
+        // It changed since: the next look shows how.
+        Ok(_) | Err(CallError::Reject(Reject::ConditionFailed { .. })) => Ok(()),
+        Err(error) => Err(error),
+    }
+}

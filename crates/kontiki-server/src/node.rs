@@ -1,0 +1,392 @@
+//! One running node: what is started, in which order, and how it is stopped again.
+//!
+//! ```text
+//!   start: options ─> sockets ─> directory, identity ─> engine, log, groups ─> system partition ─> services ─> loops
+//!   stop:  not ready ─> hand leaderships over ─> loops, services ─> connections cut ─> groups ─> directory unlocked
+//! ```
+//!
+//! Sockets come first because a taken port is the most common mistake and must not leave a half-made directory behind. Nothing here
+//! ends the host process: whatever fails is an error of [`Node::start`] or a fault in [`Node::status`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use kontiki_client::{Client, ClientOptions, Endpoint, NodeStatus};
+use kontiki_raft::{Groups, GroupsConfig};
+use kontiki_storage::engine::Engine;
+use kontiki_types::{Effect, Error, ErrorKind, Fault, NodeId, PartitionId};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::admission::Admission;
+use crate::connection::Incoming;
+use crate::env::{DataDir, Env, Listener};
+use crate::identity::Identity;
+use crate::local::{Local, Parts};
+use crate::map::MapCopy;
+use crate::metrics::Metrics;
+use crate::options::NodeOptions;
+use crate::transport::Peers;
+use crate::{balance, bootstrap, grpc, http, reconcile};
+
+/// Handing leaderships over saves the others an election, but a stop must be quick.
+const HAND_OVER_WITHIN: Duration = Duration::from_millis(700);
+/// Calls that are being answered get this long when the node stops.
+const FINISH_WITHIN: Duration = Duration::from_millis(200);
+/// Making everything durable at the end only saves the next start a replay: what was acknowledged is in the log.
+const FLUSH_WITHIN: Duration = Duration::from_millis(500);
+/// How long a task may take to end after it was told to.
+const END_WITHIN: Duration = Duration::from_millis(500);
+/// How often readiness is looked at for the gRPC health service.
+const HEALTH_EVERY: Duration = Duration::from_millis(250);
+/// How often readiness is looked at for callers who wait for it.
+const READY_EVERY: Duration = Duration::from_millis(10);
+
+/// A running node. Dropping it stops it at once, without handing anything over; [`Node::stop`] does it properly.
+pub struct Node {
+    local: Local,
+    client: Client,
+    addr: String,
+    http_addr: Option<String>,
+    running: Mutex<Option<Running>>,
+}
+
+/// What ends when the node stops.
+struct Running {
+    groups: Arc<Groups>,
+    tasks: Vec<JoinHandle<()>>,
+    /// Stops loops and services; connections break with it.
+    cut: CancellationToken,
+    _dir: Arc<dyn DataDir>,
+    _cut_on_drop: DropGuard,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("id", &self.id()).field("addr", &self.addr).finish_non_exhaustive()
+    }
+}
+
+/// Starting and stopping.
+impl Node {
+    /// Starts a node in the real world. It serves as soon as its partitions have leaders: a lone node within about a second;
+    /// [`Node::ready`] waits for it, and calls of its client wait by themselves.
+    ///
+    /// Must be called inside a tokio runtime with time and I/O enabled. Errors: `Config` (options that make no sense, an address that is
+    /// taken), `Storage` (a directory that is foreign, damaged, locked, unreadable, or on a full disk).
+    pub async fn start(options: NodeOptions) -> Result<Self, Error> {
+        Self::start_in(Env::production(), options).await
+    }
+
+    /// As [`Node::start`], in an environment of the caller's own.
+    pub async fn start_in(env: Env, options: NodeOptions) -> Result<Self, Error> {
+        options.check()?;
+        let sockets = Sockets::take(&env, &options).await?;
+        let (dir, identity) = open_dir(&env, &options).await?;
+        let addr = advertised(&options, &identity, &sockets.addr);
+        let members = identity.members_or(&addr);
+        let map = Arc::new(MapCopy::new(members.clone()));
+        let engine = open_engine(&env, &options, &dir).await?;
+        let (changed, changes) = watch::channel(0);
+        let groups = open_groups(&env, &options, &identity, &dir, &engine, &map, changed).await?;
+        let (stopping, cut) = (CancellationToken::new(), CancellationToken::new());
+        let metrics = Metrics::default();
+        let admission = Arc::new(Admission::new(options.admission.clone()));
+        let parts =
+            Parts { identity, addr, groups, engine, map, admission, metrics: metrics.clone(), stopping: stopping.clone() };
+        let local = Local::new(parts);
+        let client_options = ClientOptions { seed: Some(env.seed.wrapping_add(1)), ..ClientOptions::default() };
+        let client = Client::embedded(local.node(), Arc::new(local.clone()), env.dial.clone(), client_options);
+        // From here on things run: whatever fails must end them.
+        let starting = Starting { local: &local, client: &client, metrics, options: &options, members, cut: &cut };
+        let started = starting.run(sockets, changes).await;
+        let running = |tasks| Running {
+            groups: local.groups().clone(),
+            tasks,
+            cut: cut.clone(),
+            _dir: dir,
+            _cut_on_drop: cut.clone().drop_guard(),
+        };
+        match started {
+            Ok((addr, http_addr, tasks)) => {
+                tracing::info!(node = %local.node(), cluster = %local.identity().cluster, %addr, "the node has started");
+                Ok(Self { addr, http_addr, running: Mutex::new(Some(running(tasks))), local, client })
+            }
+            Err(error) => {
+                stopping.cancel();
+                end(running(Vec::new())).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits until the node serves everything it should. `Unavailable` says what was still missing when the time was over.
+    pub async fn ready(&self, within: Duration) -> Result<(), Error> {
+        let waited = timeout(within, async {
+            while !self.local.is_ready() {
+                sleep(READY_EVERY).await;
+            }
+        });
+        waited.await.map_err(|_| {
+            let why = self.local.not_ready().unwrap_or_else(|| "it became ready just now".to_owned());
+            let message = format!("{} is not ready after {} ms: {why}", self.id(), within.as_millis());
+            Error::new(ErrorKind::Unavailable, message)
+        })
+    }
+
+    /// Stops the node: hands its leaderships over where somebody can take them at once, ends what is being served, and gives the
+    /// directory back. Takes well under two seconds. Stopping twice is stopping once.
+    pub async fn stop(&self) {
+        let Some(running) = self.running.lock().take() else { return };
+        let stopping = self.local.stopping();
+        let _ = timeout(HAND_OVER_WITHIN, self.hand_over()).await;
+        stopping.cancel();
+        let _ = timeout(FLUSH_WITHIN, running.groups.flush()).await;
+        sleep_until_idle(&running.tasks, FINISH_WITHIN).await;
+        end(running).await;
+        tracing::info!(node = %self.id(), "the node has stopped");
+    }
+
+    /// Asks, for every partition that this node leads, another voter to take over. All at once: each takes one election.
+    async fn hand_over(&self) {
+        let own = self.id();
+        let led = self.local.groups().all().into_iter().filter(|group| group.is_leader());
+        let transfers = led.filter_map(|group| {
+            let status = group.status();
+            let to = status.caught_up.into_iter().find(|node| *node != own && status.voters.contains(node))?;
+            Some(async move {
+                if let Err(error) = group.transfer_leader(to).await {
+                    tracing::debug!(partition = %group.partition(), %to, %error, "not handed over");
+                }
+            })
+        });
+        join_all(transfers.collect::<Vec<_>>()).await;
+    }
+}
+
+/// What a running node says and gives.
+impl Node {
+    /// A client in this process: what is local is called by function, the rest over the network.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Where the node really listens for gRPC, with the port that was taken.
+    pub fn addr(&self) -> &str {
+        &self.addr
+    }
+
+    /// Where the node serves `/metrics`, `/livez` and `/readyz`, if anywhere.
+    pub fn http_addr(&self) -> Option<&str> {
+        self.http_addr.as_deref()
+    }
+
+    /// This node's number in its cluster.
+    pub fn id(&self) -> NodeId {
+        self.local.node()
+    }
+
+    /// How the node does.
+    pub fn status(&self) -> NodeStatus {
+        self.local.now()
+    }
+
+    /// Why the node as a whole does not work, if it does not. Single replicas that stopped say so in [`Node::status`].
+    pub fn fault(&self) -> Option<String> {
+        self.local.fault()
+    }
+
+    /// This node as an endpoint, for tests and tools that do their own routing.
+    pub fn endpoint(&self) -> Arc<dyn Endpoint> {
+        Arc::new(self.local.clone())
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let Some(running) = self.running.get_mut().take() else { return };
+        self.local.stopping().cancel();
+        running.cut.cancel();
+        // The replicas end on the runtime, if it is still there; if it is not, they ended with it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(end(running));
+        }
+    }
+}
+
+/// The addresses that a node has taken.
+struct Sockets {
+    grpc: Box<dyn Listener>,
+    addr: String,
+    http: Option<(Box<dyn Listener>, String)>,
+}
+
+impl Sockets {
+    async fn take(env: &Env, options: &NodeOptions) -> Result<Self, Error> {
+        let (grpc, addr) = listen(env, "listen", &options.listen).await?;
+        let http = match &options.http_listen {
+            Some(address) => Some(listen(env, "http_listen", address).await?),
+            None => None,
+        };
+        Ok(Self { grpc, addr, http })
+    }
+}
+
+async fn listen(env: &Env, option: &str, address: &str) -> Result<(Box<dyn Listener>, String), Error> {
+    let taken = env.listen.listen(address.to_owned()).await.and_then(|listener| Ok((listener.local_addr()?, listener)));
+    match taken {
+        Ok((addr, listener)) => Ok((listener, addr)),
+        Err(error) => {
+            let advice = match error.kind() {
+                std::io::ErrorKind::AddrInUse => "another process uses that port: stop it, or choose another port",
+                std::io::ErrorKind::AddrNotAvailable => "this machine has no such address: correct the host",
+                std::io::ErrorKind::PermissionDenied => "this process may not use that port: choose one above 1023",
+                _ => "correct the address",
+            };
+            let message = format!("cannot listen on {option} {address}: {error}; {advice}");
+            Err(Error::with_source(ErrorKind::Config, message, error))
+        }
+    }
+}
+
+/// Where others reach this node: what it was told, else its member address, else (alone) where it listens.
+fn advertised(options: &NodeOptions, identity: &Identity, listening: &str) -> String {
+    let member = identity.members.iter().find(|(id, _)| *id == options.node_id).map(|(_, addr)| addr.clone());
+    options.advertise.clone().or(member).unwrap_or_else(|| listening.to_owned())
+}
+
+/// Runs blocking work through the environment.
+async fn blocking<T: Send + 'static>(env: &Env, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    let (done, result) = tokio::sync::oneshot::channel();
+    let run = Box::new(move || drop(done.send(work())));
+    env.exec.blocking(run).await;
+    result.await.map_err(|_| Error::new(ErrorKind::Internal, "work that blocks was dropped: is the runtime shutting down?"))
+}
+
+async fn open_dir(env: &Env, options: &NodeOptions) -> Result<(Arc<dyn DataDir>, Identity), Error> {
+    let (dirs, options, seed) = (env.data_dirs.clone(), options.clone(), env.seed);
+    blocking(env, move || {
+        let dir = dirs.open(&options.data_dir)?;
+        let identity = Identity::open(dir.as_ref(), &options, seed)?;
+        Ok((dir, identity))
+    })
+    .await?
+}
+
+async fn open_engine(env: &Env, options: &NodeOptions, dir: &Arc<dyn DataDir>) -> Result<Arc<dyn Engine>, Error> {
+    let (opening, engine_options) = (dir.clone(), options.engine.clone());
+    let opened = blocking(env, move || opening.engine(&engine_options)).await?;
+    opened.map_err(|fault| in_dir(dir.as_ref(), "the storage engine cannot be opened", fault))
+}
+
+async fn open_groups(
+    env: &Env,
+    options: &NodeOptions,
+    identity: &Identity,
+    dir: &Arc<dyn DataDir>,
+    engine: &Arc<dyn Engine>,
+    map: &Arc<MapCopy>,
+    changed: watch::Sender<u64>,
+) -> Result<Arc<Groups>, Error> {
+    let opening = dir.clone();
+    let disk = blocking(env, move || opening.log()).await?;
+    let disk =
+        disk.map_err(|error| in_dir(dir.as_ref(), "the log cannot be opened", Fault::io("opening its directory", error)))?;
+    let config = GroupsConfig {
+        cluster: identity.cluster,
+        cluster_name: identity.cluster_name.clone(),
+        node: identity.node,
+        store: identity.store,
+        disk,
+        log: options.log.clone(),
+        engine: engine.clone(),
+        transport: Arc::new(Peers::new(map.clone(), env.dial.clone())),
+        wall_ms: env.wall_ms.clone(),
+        exec: env.exec.clone(),
+        effects: Arc::new(move |_, effect| match effect {
+            // Both mean the same to the node: look again at what it should hold.
+            Effect::MapChanged | Effect::DescriptorChanged(_) => changed.send_modify(|count| *count += 1),
+        }),
+        options: options.raft.clone(),
+    };
+    Groups::open(config).await.map_err(|fault| in_dir(dir.as_ref(), "the replicas cannot be opened", fault))
+}
+
+/// A fault at start-up, with the directory and what to do.
+fn in_dir(dir: &dyn DataDir, what: &str, fault: Fault) -> Error {
+    let advice = match &fault {
+        _ if fault.is_disk_full() => "free space on that disk",
+        Fault::Io { .. } => "look at that disk",
+        Fault::Corrupt { .. } => "do not start it again as it is: remove the directory and bring the node back under a new id",
+        Fault::Format { .. } => "start the version that wrote it, or a newer one",
+        Fault::Invariant(_) => "keep the directory for the report",
+    };
+    Error::with_source(ErrorKind::Storage, format!("data directory {}: {what}: {fault}; {advice}", dir.path().display()), fault)
+}
+
+/// The second half of a start, in which things begin to run.
+struct Starting<'a> {
+    local: &'a Local,
+    client: &'a Client,
+    metrics: Metrics,
+    options: &'a NodeOptions,
+    members: Vec<(NodeId, String)>,
+    cut: &'a CancellationToken,
+}
+
+type Started = (String, Option<String>, Vec<JoinHandle<()>>);
+
+impl Starting<'_> {
+    async fn run(self, sockets: Sockets, changes: watch::Receiver<u64>) -> Result<Started, Error> {
+        let Self { local, client, metrics, options, members, cut } = self;
+        let restarted = local.groups().get(PartitionId::SYSTEM).is_some();
+        if !restarted {
+            bootstrap::open_system(local.groups(), &members).await?;
+        }
+        for group in local.groups().all() {
+            reconcile::wake(local, &group);
+        }
+        let mut tasks = vec![
+            tokio::spawn(bootstrap::found_cluster(local.clone(), members, options.cuts())),
+            tokio::spawn(reconcile::run(local.clone(), changes)),
+            tokio::spawn(balance::run(local.clone(), client.clone(), options.balance)),
+        ];
+        let services = grpc::Services::new(local.clone(), client.clone(), metrics.clone())?;
+        tasks.push(tokio::spawn(grpc::report_health(local.clone(), services.health(), HEALTH_EVERY)));
+        tasks.push(tokio::spawn(services.serve(Incoming::new(sockets.grpc, cut.clone()), local.stopping().clone())));
+        let mut http_addr = None;
+        if let Some((listener, addr)) = sockets.http {
+            let incoming = Incoming::new(listener, cut.clone());
+            tasks.push(tokio::spawn(http::serve(incoming, local.clone(), metrics, local.stopping().clone())));
+            http_addr = Some(addr);
+        }
+        Ok((sockets.addr, http_addr, tasks))
+    }
+}
+
+/// Waits until all tasks have ended by themselves, but not for long.
+async fn sleep_until_idle(tasks: &[JoinHandle<()>], within: Duration) {
+    let _ = timeout(within, async {
+        while tasks.iter().any(|task| !task.is_finished()) {
+            sleep(READY_EVERY).await;
+        }
+    })
+    .await;
+}
+
+/// Ends everything that runs, whatever it is doing.
+async fn end(running: Running) {
+    running.cut.cancel();
+    for mut task in running.tasks {
+        if timeout(END_WITHIN, &mut task).await.is_err() {
+            task.abort();
+        }
+    }
+    if timeout(END_WITHIN, running.groups.shutdown()).await.is_err() {
+        tracing::warn!("the replicas did not stop in time; they are left to the runtime");
+    }
+}

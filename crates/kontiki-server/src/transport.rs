@@ -1,0 +1,263 @@
+//! Raft messages to other nodes: one HTTP/2 channel per peer, shared by all groups, made when it is first needed and again when the
+//! peer's address changes. Groups speak in envelopes and node ids; here they become gRPC calls to addresses.
+//!
+//! ```text
+//!   group ── Transport::call ────> Peer.Call     one message, one answer, one deadline
+//!   group ── Transport::stream ──> Peer.Append   a pipeline up, answers down, in order
+//!                 │ one channel per peer: keep-alive finds a peer that vanished without a word
+//! ```
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt, Stream, StreamExt};
+use hyper_util::rt::TokioIo;
+use kontiki_client::Dial;
+use kontiki_proto::v1;
+use kontiki_proto::v1::peer_client::PeerClient;
+use kontiki_raft::{Envelope, Transport, TransportError};
+use kontiki_types::limits::PEER_MESSAGE_BYTES_MAX;
+use kontiki_types::{ClusterId, NodeId, PartitionId, ReplicaId, StoreId};
+use parking_lot::Mutex;
+use tokio::time::timeout;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+
+use crate::map::MapCopy;
+
+/// An HTTP/2 ping goes out this often, also while the connection is idle: a peer that vanished without a word is found by nothing
+/// else. Well under an election.
+pub(crate) const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(500);
+/// A ping not answered for this long closes the connection. Longer than the interval, so that a busy machine is not taken for a
+/// dead one.
+pub(crate) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Bytes of one stream that may be under way unread: several of the largest appends.
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+/// Bytes of one connection that may be under way unread: one slow group must not use up what the others need.
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 64 * 1024 * 1024;
+/// A peer that does not take a connection within this is as good as down.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The channels to the other nodes.
+pub(crate) struct Peers {
+    map: Arc<MapCopy>,
+    dial: Arc<dyn Dial>,
+    channels: Mutex<HashMap<NodeId, (String, Channel)>>,
+}
+
+impl Peers {
+    /// No channel yet.
+    pub(crate) fn new(map: Arc<MapCopy>, dial: Arc<dyn Dial>) -> Self {
+        Self { map, dial, channels: Mutex::default() }
+    }
+
+    fn client(&self, to: NodeId) -> Result<PeerClient<Channel>, TransportError> {
+        let unreachable = |why: String| TransportError::Unreachable(format!("{to}: {why}"));
+        let addr = self.map.addr(to).ok_or_else(|| unreachable("its address is not known".to_owned()))?;
+        let mut channels = self.channels.lock();
+        let known = channels.get(&to).filter(|(known, _)| *known == addr);
+        let channel = match known {
+            Some((_, channel)) => channel.clone(),
+            None => {
+                let channel =
+                    channel(&addr, self.dial.clone()).map_err(|error| unreachable(format!("address {addr}: {error}")))?;
+                channels.insert(to, (addr, channel.clone()));
+                channel
+            }
+        };
+        let client = PeerClient::new(channel).max_decoding_message_size(PEER_MESSAGE_BYTES_MAX);
+        Ok(client.max_encoding_message_size(PEER_MESSAGE_BYTES_MAX))
+    }
+}
+
+/// Names the receiver's disk, so that a message can never be taken by a disk that replaced it.
+fn addressed(mut message: Envelope, store: StoreId) -> Envelope {
+    if message.to_store == StoreId::default() {
+        message.to_store = store;
+    }
+    message
+}
+
+/// A channel that connects when it is first used, and again after it broke.
+fn channel(addr: &str, dial: Arc<dyn Dial>) -> Result<Channel, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(format!("http://{addr}"))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    let addr = addr.to_owned();
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let dialling = dial.dial(addr.clone());
+        async move { dialling.await.map(TokioIo::new) }
+    });
+    Ok(endpoint.connect_with_connector_lazy(connector))
+}
+
+impl Transport for Peers {
+    fn call(&self, to: NodeId, message: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Envelope, TransportError>> {
+        let client = self.client(to);
+        let message = addressed(message, self.map.store(to));
+        async move {
+            let mut client = client?;
+            let mut request = Request::new(to_wire(message));
+            request.set_timeout(deadline);
+            match timeout(deadline, client.call(request)).await {
+                Ok(Ok(answer)) => from_wire(answer.into_inner()),
+                Ok(Err(status)) => Err(refusal(to, &status)),
+                Err(_) => Err(TransportError::Timeout(format!("{to} did not answer within {} ms", deadline.as_millis()))),
+            }
+        }
+        .boxed()
+    }
+
+    fn stream(
+        &self,
+        to: NodeId,
+        messages: BoxStream<'static, Envelope>,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<BoxStream<'static, Result<Envelope, TransportError>>, TransportError>> {
+        let client = self.client(to);
+        let store = self.map.store(to);
+        let messages = Upward { messages, store };
+        async move {
+            let mut client = client?;
+            match timeout(deadline, client.append(messages)).await {
+                Ok(Ok(answers)) => Ok(answers
+                    .into_inner()
+                    .map(move |answer| answer.map_err(|status| refusal(to, &status)).and_then(from_wire))
+                    .boxed()),
+                Ok(Err(status)) => Err(refusal(to, &status)),
+                Err(_) => Err(TransportError::Unreachable(format!("{to} opened no stream within {} ms", deadline.as_millis()))),
+            }
+        }
+        .boxed()
+    }
+}
+
+/// The messages of a stream, on their way to the wire: a type without a lifetime, because the compiler cannot prove of a boxed
+/// stream inside of the generated call that it lives long enough.
+struct Upward {
+    messages: BoxStream<'static, Envelope>,
+    /// The receiver's disk, if it is known by now.
+    store: StoreId,
+}
+
+impl Stream for Upward {
+    type Item = v1::Envelope;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let next = self.messages.as_mut().poll_next(cx);
+        let store = self.store;
+        next.map(|message| message.map(|message| to_wire(addressed(message, store))))
+    }
+}
+
+/// What a status from a peer means for Raft: refused for good, late, or down.
+fn refusal(to: NodeId, status: &Status) -> TransportError {
+    let why = format!("{to}: {:?}: {}", status.code(), status.message());
+    match status.code() {
+        Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented | Code::OutOfRange => {
+            TransportError::Rejected(why)
+        }
+        Code::DeadlineExceeded => TransportError::Timeout(why),
+        _ => TransportError::Unreachable(why),
+    }
+}
+
+/// The status for what a group answered: the other half of [`refusal`].
+pub(crate) fn to_status(error: TransportError) -> Status {
+    match error {
+        TransportError::Rejected(why) => Status::failed_precondition(why),
+        TransportError::Timeout(why) => Status::deadline_exceeded(why),
+        TransportError::Unreachable(why) => Status::unavailable(why),
+    }
+}
+
+/// An envelope, to the wire. Payload and attachments keep their buffers.
+pub(crate) fn to_wire(envelope: Envelope) -> v1::Envelope {
+    let store = envelope.to_store;
+    v1::Envelope {
+        cluster_id: Bytes::copy_from_slice(&envelope.cluster.0),
+        from_node_id: envelope.from_node.0,
+        to_node_id: envelope.to_node.0,
+        to_store_id: if store == StoreId::default() { Bytes::new() } else { Bytes::copy_from_slice(&store.0) },
+        partition_id: envelope.partition.0,
+        from_replica_id: envelope.from_replica.0,
+        to_replica_id: envelope.to_replica.0,
+        kind: envelope.kind,
+        format: envelope.format,
+        payload: envelope.payload,
+        attachments: envelope.attachments,
+    }
+}
+
+/// An envelope from the wire. Ids of a wrong length are refused.
+pub(crate) fn from_wire(wire: v1::Envelope) -> Result<Envelope, TransportError> {
+    let uuid = |what: &str, bytes: &Bytes| {
+        let refuse = |_| TransportError::Rejected(format!("{what} has {} bytes, it must have 16", bytes.len()));
+        <[u8; 16]>::try_from(bytes.as_ref()).map_err(refuse)
+    };
+    let to_store =
+        if wire.to_store_id.is_empty() { StoreId::default() } else { StoreId(uuid("to_store_id", &wire.to_store_id)?) };
+    Ok(Envelope {
+        cluster: ClusterId(uuid("cluster_id", &wire.cluster_id)?),
+        from_node: NodeId(wire.from_node_id),
+        to_node: NodeId(wire.to_node_id),
+        to_store,
+        partition: PartitionId(wire.partition_id),
+        from_replica: ReplicaId(wire.from_replica_id),
+        to_replica: ReplicaId(wire.to_replica_id),
+        kind: wire.kind,
+        format: wire.format,
+        payload: wire.payload,
+        attachments: wire.attachments,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn envelope() -> Envelope {
+        Envelope {
+            cluster: ClusterId([1; 16]),
+            from_node: NodeId(1),
+            to_node: NodeId(2),
+            to_store: StoreId([2; 16]),
+            partition: PartitionId(3),
+            from_replica: ReplicaId(4),
+            to_replica: ReplicaId(5),
+            kind: 6,
+            format: 7,
+            payload: Bytes::from_static(b"payload"),
+            attachments: vec![Bytes::from_static(b"a"), Bytes::new()],
+        }
+    }
+
+    #[test]
+    fn envelopes_survive_the_wire_and_odd_ids_are_refused() {
+        assert_eq!(from_wire(to_wire(envelope())), Ok(envelope()));
+        let unknown = Envelope { to_store: StoreId::default(), ..envelope() };
+        assert_eq!(from_wire(to_wire(unknown.clone())), Ok(unknown));
+        let short = v1::Envelope { cluster_id: Bytes::from_static(b"abc"), ..to_wire(envelope()) };
+        assert_eq!(from_wire(short), Err(TransportError::Rejected("cluster_id has 3 bytes, it must have 16".into())));
+    }
+
+    #[test]
+    fn a_refusal_means_the_same_on_both_sides() {
+        for error in
+            [TransportError::Rejected("x".into()), TransportError::Timeout("x".into()), TransportError::Unreachable("x".into())]
+        {
+            let back = refusal(NodeId(1), &to_status(error.clone()));
+            assert_eq!(std::mem::discriminant(&back), std::mem::discriminant(&error));
+        }
+    }
+}
