@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
-use kontiki::{Row, Version};
+use kontiki::{Error, Row, Version};
 use serde_json::{Map, Value};
 
 use crate::args::OutputFormat;
@@ -32,9 +32,15 @@ pub enum Stop {
     Failed(Failure),
 }
 
-impl<T: Into<Failure>> From<T> for Stop {
-    fn from(failure: T) -> Self {
-        Self::Failed(failure.into())
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Failed(error.into())
     }
 }
 
