@@ -57,7 +57,7 @@ impl Encoding {
             Self::Text => match std::str::from_utf8(bytes) {
                 Ok(text) => Ok(text.to_owned()),
                 Err(error) => Err(Failure::usage(format!(
-                    "{what} is not UTF-8 text (at byte {} of {}); add --raw, --encoding hex, --encoding base64 or --output json",
+                    "{what} is not UTF-8 text (at byte {} of {}); add --raw for its bytes as they are, or --output json",
                     error.valid_up_to(),
                     bytes.len()
                 ))),

@@ -14,6 +14,11 @@ use crate::encoding::Encoding;
 use crate::failure::Failure;
 use crate::settings::ServerSettings;
 
+/// What a server logs if it is not told. openraft tells at `info` every step of every group.
+const SERVER_LOG: &str = "info,openraft=warn";
+/// What the other commands log.
+const CLIENT_LOG: &str = "warn";
+
 /// Everything that one run needs to know.
 #[derive(Debug)]
 pub struct HighArgs {
@@ -187,7 +192,7 @@ impl HighArgs {
             output: global.output,
             encoding,
             timeout: global.timeout,
-            log: global.log.unwrap_or_else(|| if is_server { "info" } else { "warn" }.to_owned()),
+            log: global.log.unwrap_or_else(|| if is_server { SERVER_LOG } else { CLIENT_LOG }.to_owned()),
             log_format: global.log_format,
             task: task(command, encoding)?,
         })

@@ -170,6 +170,8 @@ fn show_range(descriptor: &Descriptor, encoding: Encoding) -> String {
     }
     let bound = |internal: &[u8], open: &str| match user_bound(internal) {
         [] => open.to_owned(),
+        // Text in quotes: a bound may be a space.
+        user if encoding == Encoding::Text => format!("\"{}\"", encoding.show(user)),
         user => encoding.show(user),
     };
     format!("{} .. {}", bound(&descriptor.range.start, "-inf"), bound(&descriptor.range.end, "+inf"))

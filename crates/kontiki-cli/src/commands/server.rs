@@ -57,15 +57,13 @@ pub async fn run(settings: ServerSettings) -> Result<(), Stop> {
         started = Node::start(options(settings)) => started?,
         name = signals.next() => return Err(Failure::interrupted(format!("{name} before the node had started")).into()),
     };
-    tracing::info!(node = %node.id(), addr = %node.addr(), "the node serves; SIGINT or SIGTERM stops it");
     let name = signals.next().await;
-    tracing::info!("{name}: stopping; a second one ends the process at once");
+    tracing::info!("{name}: stopping the node; a second one ends the process at once");
     tokio::select! {
         stopped = node.stop() => stopped,
         name = signals.next() => {
             return Err(Failure::interrupted(format!("{name} again: ended before everything was flushed; the next start replays the log")).into());
         }
     }
-    tracing::info!("stopped");
     Ok(())
 }
