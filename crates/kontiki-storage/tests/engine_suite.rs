@@ -257,10 +257,14 @@ fn a_file_in_place_of_the_directory_is_refused() {
 #[allow(clippy::disallowed_methods, reason = "this test damages files")]
 fn damaged_heads_are_refused() {
     type Damage = fn(&Path);
-    let damages: [(&str, Damage); 5] = [
+    let damages: [(&str, Damage); 6] = [
         ("CURRENT emptied", |dir| std::fs::write(dir.join("CURRENT"), "").expect("writes")),
         ("CURRENT overwritten", |dir| std::fs::write(dir.join("CURRENT"), "nonsense\n").expect("writes")),
         ("CURRENT removed", |dir| std::fs::remove_file(dir.join("CURRENT")).expect("removes")),
+        ("all but the tables removed", |dir| {
+            let others = files(dir, "").into_iter().filter(|file| file.extension().is_none_or(|extension| extension != "sst"));
+            others.for_each(|file| std::fs::remove_file(file).expect("removes"));
+        }),
         ("MANIFEST removed", |dir| files(dir, "MANIFEST").iter().for_each(|file| std::fs::remove_file(file).expect("removes"))),
         ("MANIFEST overwritten", |dir| {
             files(dir, "MANIFEST").iter().for_each(|file| std::fs::write(file, vec![0x5a; 300]).expect("writes"))

@@ -359,4 +359,30 @@ mod tests {
         assert!(has_key_part(&key));
         assert_eq!(key_part(&key), &key[..key.len() - schema::VERSION_BYTES]);
     }
+
+    /// What makes a point read cheap: the filter knows the key part, whatever version is asked.
+    #[test]
+    fn a_read_of_an_absent_key_stops_at_the_filter() {
+        use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
+        let dir = tempfile::tempdir().expect("a directory");
+        let engine = RocksEngine::open(dir.path(), RocksOptions::default()).expect("opens");
+        let key = |number: u64, version: u64| {
+            schema::Key::Data { key: format!("\0\0\0\x01key{number:06}"), version: kontiki_types::Version(version) }.encode()
+        };
+        let mut batch = Batch::new();
+        (0..2000).for_each(|number| batch.put(&key(2 * number, 5), b"value"));
+        engine.write(&batch).expect("writes");
+        engine.flush().expect("flushes");
+        set_perf_stats(PerfStatsLevel::EnableCount);
+        let mut perf = PerfContext::default();
+        perf.reset();
+        let found = |number| engine.first(&key(number, 9), &key(number, 0)).expect("reads").is_some();
+        assert!((0..2000).all(|number| !found(2 * number + 1)));
+        let stopped = perf.metric(PerfMetric::BloomSstMissCount);
+        assert!((1950..=2000).contains(&stopped), "{stopped} of 2000 reads stopped at the filter");
+        perf.reset();
+        assert!((0..2000).all(|number| found(2 * number)));
+        assert_eq!(perf.metric(PerfMetric::BloomSstMissCount), 0);
+        set_perf_stats(PerfStatsLevel::Disable);
+    }
 }

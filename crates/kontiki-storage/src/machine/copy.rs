@@ -9,8 +9,17 @@ use crate::schema::{self, Key};
 
 impl Machine {
     /// Replaces this replica's data, sessions and applied position by those of the same partition in `source`, which must not be
-    /// applying at the time. Atomic; durable after the next flush. This replica keeps its own id.
+    /// applying at the time. Atomic; durable after the next flush. This replica keeps its own id. After a fault it applies nothing more, as after one
+    /// of `apply`.
     pub fn copy_from(&mut self, source: &dyn Engine) -> Result<Vec<Effect>, Fault> {
+        let copied = self.copy(source);
+        if let Err(fault) = &copied {
+            self.fault = Some(fault.clone());
+        }
+        copied
+    }
+
+    fn copy(&mut self, source: &dyn Engine) -> Result<Vec<Effect>, Fault> {
         let partition = self.partition();
         let mut batch = Batch::new();
         let old = self.descriptor();

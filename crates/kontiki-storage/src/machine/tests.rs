@@ -225,7 +225,9 @@ fn the_map_is_read_as_it_was_written() {
     let mut machine = Machine::create(engine, own.clone(), ReplicaId(1)).expect("creates");
     assert_eq!(system::read_map(&machine.reader()).expect("reads").partitions, []);
     let node = NodeInfo { id: NodeId(1), store: None, addr: "one:1".into() };
-    let partitions: Vec<_> = [own].into_iter().chain((2..300).map(descriptor)).collect();
+    // So long bounds that the map is read in several pages.
+    let long = |id| Descriptor { range: KeyRange::new(user(format!("{id:08000}")), ""), ..descriptor(id) };
+    let partitions: Vec<_> = [own].into_iter().chain((2..300).map(long)).collect();
     let ops = partitions
         .iter()
         .map(|one| Op::Put { key: system::map_key(one.id), value: system::encode_descriptor(one) })
