@@ -5,9 +5,10 @@
 #[path = "log/model.rs"]
 mod model;
 
-use kontiki_storage::disk::{Disk, SimulatedDisk};
+use bytes::Bytes;
+use kontiki_storage::disk::{Disk, FileDisk, SimulatedDisk};
 use kontiki_storage::log::{Log, LogOptions, Record, Recovered};
-use kontiki_types::Fault;
+use kontiki_types::{Fault, PartitionId};
 use model::{Model, Random, open};
 
 /// A workload that runs until it is done or the disk fails it.
@@ -23,7 +24,7 @@ struct Run {
 
 fn options(seed: u64) -> LogOptions {
     let frame_bytes_max = if seed.is_multiple_of(3) { 200 } else { 1 << 20 };
-    LogOptions { segment_bytes: 1024 + 512 * (seed % 3), spare_segments: (seed % 4) as usize, frame_bytes_max }
+    LogOptions { segment_bytes: 1024 + 512 * (seed % 3 % 2), spare_segments: (seed % 5).min(3) as usize, frame_bytes_max }
 }
 
 impl Run {
@@ -110,16 +111,22 @@ fn cut_everywhere(seed: u64) -> u64 {
         let mut run = Run::new(seed);
         run.disk.cut_power_after(at);
         assert!(run.whole(STEPS).is_err(), "{context}: the cut is noticed");
-        run.disk.crash();
+        // The process dies with the power, or alone: then the page cache lives until the next cut.
+        let (killed, again) = (run.random.below(3) == 0, run.random.below(16));
+        if killed {
+            run.disk.restart();
+        } else {
+            run.disk.crash();
+        }
         // Again while recovering, or just after. If the log opened, that state is promised from now on.
-        run.disk.cut_power_after(at % 17);
+        run.disk.cut_power_after(again);
         if let Ok((log, recovered)) = open(&run.disk, &run.options) {
             run.check(&log, &recovered, &format!("{context}, then opened with a cut ahead"));
         }
         run.disk.crash();
-        let mut log = run.reopen(&format!("{context}, then {} in the recovery", at % 17));
+        let mut log = run.reopen(&format!("{context}, then {again} in the recovery"));
         // And on: what is synced now survives the loss of everything that is not.
-        run.steps(&mut log, 10).unwrap_or_else(|fault| panic!("{context}, going on: {fault}"));
+        run.steps(&mut log, 30).unwrap_or_else(|fault| panic!("{context}, going on: {fault}"));
         run.sync(&mut log).unwrap_or_else(|fault| panic!("{context}, going on: {fault}"));
         run.disk.lose_unsynced();
         let log = run.reopen(&format!("{context}, in the end"));
@@ -130,7 +137,8 @@ fn cut_everywhere(seed: u64) -> u64 {
 
 #[test]
 fn power_may_fail_at_every_call() {
-    let calls: u64 = (0..40).map(cut_everywhere).sum();
+    // 129 is the seed that finds a start which does not sync the directory before it changes it.
+    let calls: u64 = (0..40).chain([129]).map(cut_everywhere).sum();
     assert!(calls > 5000, "only {calls} calls were cut");
 }
 
@@ -178,7 +186,7 @@ fn a_full_disk_ends_nothing_that_it_refused_whole() {
         let context = format!("seed {seed}");
         let mut run = Run::new(seed);
         let mut log = run.whole(20).expect("nothing fails without faults");
-        run.disk.full(Some(run.disk.used_bytes() + seed * 10));
+        run.disk.full(Some(run.disk.used_bytes() + seed % 20 * 512));
         for _ in 0..30 {
             let before = (run.prefixes.clone(), run.options.frame_bytes_max);
             match run.write(&mut log) {
@@ -186,6 +194,7 @@ fn a_full_disk_ends_nothing_that_it_refused_whole() {
                 Err(fault) => {
                     assert!(fault.is_disk_full(), "{context}: {fault}");
                     if log.sync().is_err() {
+                        assert!(run.options.frame_bytes_max < 1000, "{context}: a write of one frame is refused whole");
                         ended += 1;
                         break;
                     }
@@ -248,6 +257,45 @@ fn a_flipped_bit_is_found_or_harms_nothing() {
     }
 }
 
+/// The search for good frames behind a bad one reads in pieces: none is overlooked where two pieces meet.
+#[test]
+fn damage_is_found_wherever_the_next_frame_starts() {
+    let options = LogOptions { segment_bytes: 256 * 1024, ..LogOptions::default() };
+    for length in (65_300..65_600).step_by(8) {
+        let disk = SimulatedDisk::new(1);
+        let (mut log, _) = open(&disk, &options).expect("opens");
+        for (index, length) in [(1, length), (2, 10)] {
+            let body = vec![7; length].into();
+            log.write(&[Record::Entry { group: PartitionId(1), index, head: Bytes::new(), body }]).expect("writes");
+            log.sync().expect("syncs");
+        }
+        drop(log);
+        disk.flip_bit("0000000001.segment", 8 * 1000).expect("flips");
+        let fault = open(&disk, &options)
+            .err()
+            .unwrap_or_else(|| panic!("the damage is found, with {length} bytes before the next frame"));
+        assert!(fault.to_string().contains("frame 1 is bad"), "{fault}");
+    }
+}
+
+/// Real files behave as simulated ones do.
+#[test]
+fn the_log_works_on_real_files() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let options = LogOptions { segment_bytes: 4096, ..LogOptions::default() };
+    let (mut model, mut random) = (Model::default(), Random(1));
+    for _ in 0..10 {
+        let disk = FileDisk::open(&dir.path().join("log")).expect("opens");
+        let (mut log, recovered) = Log::open(std::sync::Arc::new(disk), options.clone()).expect("opens");
+        assert!(model.equals(&log.reader(), &recovered), "{recovered:?}");
+        for _ in 0..40 {
+            let records = random.records(&mut model);
+            log.write(&records).and_then(|()| log.sync()).and_then(|()| log.prepare_spare()).expect("writes");
+        }
+        model.check_entries(&log.reader(), "on real files");
+    }
+}
+
 /// Spares are prepared by another thread while the log is written, and readers read all the time, also what is being recycled.
 #[test]
 #[allow(clippy::disallowed_methods, reason = "a test of threads needs threads")]
@@ -257,9 +305,9 @@ fn readers_and_the_preparing_thread_do_not_disturb_the_writer() {
     let disk = SimulatedDisk::new(1);
     let options = LogOptions { segment_bytes: 4096, spare_segments: 2, ..LogOptions::default() };
     let (mut log, _) = open(&disk, &options).expect("opens");
-    let group = kontiki_types::PartitionId(1);
+    let group = PartitionId(1);
     let done = AtomicBool::new(false);
-    let value = |index: u64| bytes::Bytes::from(vec![index as u8; 300]);
+    let value = |index: u64| Bytes::from(vec![index as u8; 300]);
     std::thread::scope(|scope| {
         for _ in 0..2 {
             let reader = log.reader();
@@ -283,10 +331,10 @@ fn readers_and_the_preparing_thread_do_not_disturb_the_writer() {
             }
         });
         for index in 1..3000 {
-            let entry = Record::Entry { group, index, head: bytes::Bytes::new(), body: value(index) };
+            let entry = Record::Entry { group, index, head: Bytes::new(), body: value(index) };
             log.write(&[entry]).expect("writes");
             if index % 8 == 0 {
-                let purge = Record::Purge { group, upto: index.saturating_sub(50), state: bytes::Bytes::new() };
+                let purge = Record::Purge { group, upto: index.saturating_sub(50), state: Bytes::new() };
                 log.write(&[purge]).and_then(|()| log.sync()).expect("writes");
             }
         }

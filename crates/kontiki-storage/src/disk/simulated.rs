@@ -11,7 +11,7 @@
 //! survives; a sector written several times may come back as any of its versions. One coin weights all others of a crash, so that
 //! crashes which keep or lose everything are as common as torn ones. The same seed and the same calls give the same disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Weak};
 
@@ -64,6 +64,8 @@ struct File {
     durable: Vec<u8>,
     /// Sectors written since the last sync: what they held before each write, the durable content not among them.
     unsynced: BTreeMap<usize, Vec<Sector>>,
+    /// Sectors that were ever written.
+    allocated: BTreeSet<usize>,
     /// A file without handles and names is freed.
     handles: Weak<()>,
 }
@@ -116,6 +118,12 @@ impl SimulatedDisk {
         self.state.lock().crash(0);
     }
 
+    /// The process dies and begins again: open handles are dead, but what was written is still in the page cache, neither lost nor
+    /// durable. Brings the power back too.
+    pub fn restart(&self) {
+        self.state.lock().restart();
+    }
+
     /// Cuts the power at the `count`-th call from now that changes something (0: the next one): it and all later ones fail, and a sync
     /// that fails so has saved nothing for certain. [`SimulatedDisk::crash`] brings the power back.
     pub fn cut_power_after(&self, count: u64) {
@@ -134,12 +142,13 @@ impl SimulatedDisk {
         self.state.lock().sync_failures += 1;
     }
 
-    /// The disk holds at most so many bytes (counted as lengths of files): beyond them writes fail. `None`: no limit.
+    /// The disk holds at most so many bytes, in whole sectors; holes in files take none. Beyond them writes fail, after having
+    /// written what fits. `None`: no limit.
     pub fn full(&self, capacity_bytes: Option<u64>) {
         self.state.lock().capacity_bytes = capacity_bytes;
     }
 
-    /// Bytes of all files.
+    /// Bytes of all sectors that were written and still belong to a file.
     pub fn used_bytes(&self) -> u64 {
         self.state.lock().used_bytes()
     }
@@ -175,6 +184,10 @@ impl State {
         self.names.clone_from(&self.durable_names);
         let names = &self.names;
         self.files.retain(|number, _| names.values().any(|named| named == number));
+        self.restart();
+    }
+
+    fn restart(&mut self) {
         self.life += 1;
         self.operations = 0;
         self.cut_power_at = None;
@@ -196,7 +209,8 @@ impl State {
     }
 
     fn used_bytes(&self) -> u64 {
-        self.files.values().map(|file| file.live.len() as u64).sum()
+        let sectors: usize = self.files.values().map(|file| file.allocated.len()).sum();
+        (sectors * SECTOR_BYTES) as u64
     }
 
     fn change(&mut self, change: Change) {
@@ -259,6 +273,7 @@ impl File {
         }
         let end = offset + buf.len();
         for sector in offset / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES) {
+            self.allocated.insert(sector);
             let before = sector_of(&self.live, sector);
             self.unsynced.entry(sector).and_modify(|versions| versions.push(before)).or_default();
         }
@@ -266,6 +281,13 @@ impl File {
             self.live.resize(end, 0);
         }
         self.live[offset..end].copy_from_slice(buf);
+    }
+
+    /// How much of a write fits if so many sectors may be added.
+    fn fits(&self, offset: usize, length: usize, sectors: u64) -> usize {
+        let all = offset / SECTOR_BYTES..(offset + length).div_ceil(SECTOR_BYTES);
+        let too_many = all.filter(|sector| !self.allocated.contains(sector)).nth(usize::try_from(sectors).unwrap_or(usize::MAX));
+        too_many.map_or(length, |sector| (sector * SECTOR_BYTES).saturating_sub(offset).min(length))
     }
 
     fn sync(&mut self) {
@@ -390,10 +412,9 @@ impl DiskFile for OpenFile {
             let offset = usize::try_from(offset).map_err(io::Error::other)?;
             let room = state.capacity_bytes.map(|capacity| capacity.saturating_sub(state.used_bytes()));
             let file = file_of(&mut state.files, self.number)?;
-            let growth = (offset + buf.len()).saturating_sub(file.live.len());
-            let short = room.map_or(0, |room| growth.saturating_sub(usize::try_from(room).unwrap_or(usize::MAX)));
-            file.write(offset, &buf[..buf.len().saturating_sub(short)]);
-            if short > 0 {
+            let fits = room.map_or(buf.len(), |room| file.fits(offset, buf.len(), room / SECTOR_BYTES as u64));
+            file.write(offset, &buf[..fits]);
+            if fits < buf.len() {
                 return Err(io::Error::new(io::ErrorKind::StorageFull, "the simulated disk is full"));
             }
             Ok(())

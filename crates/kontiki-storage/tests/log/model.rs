@@ -134,7 +134,8 @@ impl Random {
             }
             60..66 => vec![Record::Truncate { group, from: near(first + self.below(next - first.min(next) + 1), self) }],
             66..82 => {
-                let upto = near(first + self.below(next - first.min(next) + 1), self);
+                let low = if self.below(4) == 0 { first.saturating_sub(4) } else { first };
+                let upto = near(low + self.below(next - low.min(next) + 1), self);
                 vec![Record::Purge { group, upto, state: self.bytes(9) }]
             }
             82..90 => vec![Record::Vote { group, vote: self.bytes(20) }],

@@ -88,15 +88,17 @@ fn a_failed_sync_loses_what_it_should_have_saved_though_later_syncs_succeed() {
 
 #[test]
 fn a_full_disk_takes_what_fits() {
-    let (disk, file) = disk_with(1, b"1234");
-    disk.full(Some(6));
-    let error = file.write_at(4, b"5678").expect_err("no room");
+    let (disk, file) = disk_with(1, &[1; 1000]);
+    assert_eq!(disk.used_bytes(), 1024);
+    disk.full(Some(1536));
+    let error = file.write_at(900, &[2; 1000]).expect_err("no room");
     assert_eq!(error.kind(), io::ErrorKind::StorageFull);
-    assert_eq!(content(&disk, "f").as_deref(), Some(&b"123456"[..]));
-    file.write_at(0, b"abcdef").expect("overwriting needs no room");
+    assert_eq!(content(&disk, "f").map(|bytes| (bytes.len(), bytes[899], bytes[1535])), Some((1536, 1, 2)));
+    file.write_at(0, &[3; 1536]).expect("overwriting needs no room");
+    assert!(file.write_at(9000, b"x").is_err());
     disk.full(None);
-    file.write_at(6, b"g").expect("there is room again");
-    assert_eq!(disk.used_bytes(), 7);
+    file.write_at(9000, b"x").expect("there is room again");
+    assert_eq!((disk.used_bytes(), file.len().expect("length")), (2048, 9001));
 }
 
 #[test]
@@ -133,4 +135,15 @@ fn a_removed_file_lives_as_long_as_its_handle() {
     drop(file);
     disk.open("g", true).expect("creates");
     assert_eq!(disk.used_bytes(), 0);
+}
+
+#[test]
+fn a_process_that_dies_loses_nothing_and_makes_nothing_durable() {
+    let (disk, file) = disk_with(1, b"abc");
+    disk.cut_power_after(0);
+    disk.restart();
+    assert!(file.write_at(0, b"z").is_err(), "an old handle");
+    assert_eq!(content(&disk, "f").as_deref(), Some(&b"abc"[..]));
+    disk.lose_unsynced();
+    assert_eq!(content(&disk, "f"), None);
 }
