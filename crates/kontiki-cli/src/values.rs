@@ -91,6 +91,11 @@ pub fn show_bytes(bytes: u64) -> String {
     unit.map_or_else(|| format!("{bytes} B"), |unit| format!("{size:.1} {unit}"))
 }
 
+/// A count of rows for people: `1 row`, `7 rows`.
+pub fn show_rows(rows: u64) -> String {
+    if rows == 1 { "1 row".to_owned() } else { format!("{rows} rows") }
+}
+
 /// A span of time for people: `45 s`, `12 m 5 s`, `3 h 20 m`, `2 d 4 h`.
 pub fn show_ms(ms: u64) -> String {
     let s = ms / 1000;
@@ -158,6 +163,7 @@ mod tests {
         assert_eq!(show_bytes(512), "512 B");
         assert_eq!(show_bytes(1536), "1.5 KiB");
         assert_eq!(show_bytes(64 << 20), "64.0 MiB");
+        assert_eq!((show_rows(0), show_rows(1)), ("0 rows".to_owned(), "1 row".to_owned()));
         assert_eq!(show_ms(45_999), "45 s");
         assert_eq!(show_ms(725_000), "12 m 5 s");
         assert_eq!(show_ms(12_000_000), "3 h 20 m");

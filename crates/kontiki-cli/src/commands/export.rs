@@ -13,6 +13,7 @@ use crate::args::{Export, OutputFormat, Target};
 use crate::encoding::Encoding;
 use crate::failure::Failure;
 use crate::output::{Output, Stop};
+use crate::values::show_rows;
 
 /// Where rows go, and what is certainly there.
 struct Sink {
@@ -83,7 +84,7 @@ impl Sink {
         let (encoding, typed) = encoding.to_type(last);
         let encoding = if encoding == Encoding::Text { String::new() } else { format!(" --encoding {}", encoding.name()) };
         let file = if self.stdout { String::new() } else { " --append".to_owned() };
-        format!("{} rows were written: to go on, add{encoding} --after '{}'{file}", self.rows, typed.replace('\'', "'\\''"))
+        format!("{} written: to go on, add{encoding} --after '{}'{file}", show_rows(self.rows), typed.replace('\'', "'\\''"))
     }
 }
 
@@ -103,7 +104,7 @@ pub async fn run(client: &Client, output: Output, export: Export) -> Result<(), 
             Ok(()) = tokio::signal::ctrl_c() => break Err(Failure::interrupted("interrupted")),
         }
         bar.set_position(sink.bytes);
-        bar.set_message(format!("{} rows", sink.rows));
+        bar.set_message(show_rows(sink.rows));
     };
     sink.flush().await?;
     bar.finish_and_clear();
@@ -116,7 +117,7 @@ pub async fn run(client: &Client, output: Output, export: Export) -> Result<(), 
     }
     // On standard output the rows are the result; what is said about them goes beside it.
     let version = rows.version().map_or_else(String::new, |version| format!(" at version {version}"));
-    let summary = format!("exported {} rows{version}", sink.rows);
+    let summary = format!("exported {}{version}", show_rows(sink.rows));
     match (sink.stdout, output.format) {
         (true, _) => eprintln!("kontiki: {summary}"),
         (false, OutputFormat::Table) => crate::output::line(&summary)?,

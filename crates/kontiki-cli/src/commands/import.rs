@@ -28,6 +28,7 @@ use crate::args::Import;
 use crate::checkpoint::Checkpoint;
 use crate::failure::Failure;
 use crate::output::{Output, Stop};
+use crate::values::show_rows;
 
 /// How often the checkpoint is written.
 const SAVE_EVERY: Duration = Duration::from_millis(500);
@@ -49,7 +50,7 @@ impl Progress {
     fn acknowledge(&mut self, after: Checkpoint) -> Result<(), Failure> {
         self.acknowledged = after;
         self.bar.set_position(after.offset_bytes);
-        self.bar.set_message(format!("{} rows", after.rows));
+        self.bar.set_message(show_rows(after.rows));
         if self.saved.elapsed() >= SAVE_EVERY {
             self.save()?;
         }
@@ -93,7 +94,7 @@ pub async fn open(import: Import) -> Result<Opened, Failure> {
     };
     if let Some(checkpoint) = &earlier {
         lines.skip_to(checkpoint).await?;
-        eprintln!("kontiki: going on after line {} ({} rows are in)", checkpoint.lines, checkpoint.rows);
+        eprintln!("kontiki: going on after line {}, with {} in already", checkpoint.lines, show_rows(checkpoint.rows));
     }
     Ok(Opened { import, lines, start: earlier.unwrap_or_else(Checkpoint::start) })
 }
@@ -111,8 +112,8 @@ pub async fn run(client: &Client, output: Output, opened: Opened) -> Result<(), 
     if let Err(failure) = ended {
         progress.save()?;
         let advice = match (&progress.state, &import.file) {
-            (Some(_), _) => format!("{rows} rows were put and are noted: run the same command to go on"),
-            (None, _) => format!("{rows} rows were put; say --state FILE to be able to go on after an interruption"),
+            (Some(_), _) => format!("{} put and noted: run the same command to go on", show_rows(rows)),
+            (None, _) => format!("{} put; say --state FILE to be able to go on after an interruption", show_rows(rows)),
         };
         return Err(failure.with_advice(advice).into());
     }
@@ -121,7 +122,7 @@ pub async fn run(client: &Client, output: Output, opened: Opened) -> Result<(), 
     }
     let seconds = started.elapsed().as_secs_f64();
     output.print(
-        || format!("imported {rows} rows in {seconds:.1} s ({:.0} rows/s)", rows as f64 / seconds.max(0.001)),
+        || format!("imported {} in {seconds:.1} s ({:.0} rows/s)", show_rows(rows), rows as f64 / seconds.max(0.001)),
         || json!({ "rows": rows, "rows_before": start.rows, "seconds": seconds }),
     )
 }
