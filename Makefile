@@ -12,6 +12,7 @@ SHELL := /bin/bash
 # changes. CC and CXX stay unset on purpose: cargo would see a change of theirs as a reason to build RocksDB again (docs/adr/0002).
 export PATH := /usr/lib/ccache:$(PATH)
 
+# Always the whole workspace: with `-p` cargo enables other features of the shared dependencies, and builds them all again.
 CARGO ?= cargo
 LOCKED := --locked
 
@@ -27,7 +28,7 @@ check: setup ## Format, clippy, docs, layering: everything that needs no run. Ch
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --workspace --no-deps --document-private-items
-	$(CARGO) test $(LOCKED) -p kontiki-tests --test layering
+	$(CARGO) test $(LOCKED) --workspace --test layering
 
 fix: setup ## Format, and apply what clippy can repair by itself
 	$(CARGO) fmt --all
@@ -37,7 +38,7 @@ build: setup ## Build everything (the dev profile: the one that tests, demo and 
 	$(CARGO) build $(LOCKED) --workspace --all-targets
 
 test: setup ## Every test: units, golden scripts, crash tests, the API suite, three real processes
-	$(CARGO) build $(LOCKED) --workspace --bins # the end-to-end tests run the real program, which cargo test does not build
+	$(CARGO) build $(LOCKED) --workspace --all-targets # the end-to-end tests run the real program, which cargo test does not build
 	$(CARGO) test $(LOCKED) --workspace
 
 demo: setup ## Three nodes, a real import, a killed leader, and proof that nothing was lost
