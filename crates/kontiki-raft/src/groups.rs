@@ -78,7 +78,9 @@ impl Groups {
         let raft_config = config.options.config(config.cluster_name.clone());
         let raft_config = raft_config.map_err(|error| Fault::Invariant(format!("unchecked Raft options: {error}")))?;
         let (disk, options) = (config.disk.clone(), config.log.clone());
-        let opened = run_blocking(config.exec.as_ref(), move || Log::open(disk, options)).await;
+        let held = Machine::list(config.engine.as_ref())?;
+        let holds_data = held.clone();
+        let opened = run_blocking(config.exec.as_ref(), move || open_log(disk, options, &holds_data)).await;
         let (log, recovered): (Log, Recovered) = opened.ok_or_else(executor_gone)??;
         let reader = log.reader();
         let (queue, writer, spares) = log_queue(log);
@@ -93,7 +95,7 @@ impl Groups {
             creating: tokio::sync::Mutex::new(()),
             config,
         });
-        for partition in Machine::list(groups.config.engine.as_ref())? {
+        for partition in held {
             if let Some(machine) = Machine::open(groups.config.engine.clone(), partition)? {
                 groups.start(machine).await?;
             }
@@ -196,6 +198,21 @@ impl Groups {
         let groups: Vec<Group> = self.open.write().drain().map(|(_, group)| group).collect();
         futures::future::join_all(groups.iter().map(Group::shutdown)).await;
     }
+}
+
+/// Opens the log, unless it is gone while the replicas that wrote it are still here: without its votes and without the end of its
+/// entries they could help to lose what was acknowledged. A replica is recorded only after the log has begun, so that this is never a
+/// node that is new.
+fn open_log(disk: Arc<dyn Disk>, options: LogOptions, replicas: &[PartitionId]) -> Result<(Log, Recovered), Fault> {
+    if !replicas.is_empty() && !Log::exists(disk.as_ref())? {
+        let detail = format!(
+            "its segments are missing: it holds none, but this node has {} replicas, which cannot do without their votes and entries; put \
+             the files back, or replace this node by a new one (the other replicas have the data)",
+            replicas.len()
+        );
+        return Err(Fault::corrupt(format!("the raft log's directory {}", disk.place("")), detail));
+    }
+    Log::open(disk, options)
 }
 
 fn executor_gone() -> Fault {

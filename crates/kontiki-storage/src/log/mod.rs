@@ -56,6 +56,9 @@ pub use reader::LogReader;
 pub use record::Record;
 pub use spares::Spares;
 
+/// Zeros that are written at once ahead of the frames, in a segment that was not filled before.
+const FILL_BYTES: u64 = 1024 * 1024;
+
 /// What to do about damage.
 const ADVICE: &str = "keep what is here, and restore this directory from a backup or replace this node by a new one (the other replicas have \
                       the data)";
@@ -130,6 +133,8 @@ pub struct Log {
     active: Arc<Segment>,
     /// Where the next frame goes.
     tail: u64,
+    /// Up to here the active segment has no holes.
+    filled: u64,
     /// The number of the next frame.
     next_sequence: u64,
     /// All frames up to this number are durable.
@@ -147,10 +152,16 @@ enum Failure {
 }
 
 impl Log {
+    /// Whether the directory holds a log: any segment. Whoever has data that came through a log asks before [`Log::open`], which
+    /// would begin a new one where there is none, without votes and without what was acknowledged.
+    pub fn exists(disk: &dyn Disk) -> Result<bool, Fault> {
+        recovery::has_segments(disk)
+    }
+
     /// Opens the log of a directory, or begins a new one. Everything that it returns is durable.
     pub fn open(disk: Arc<dyn Disk>, options: LogOptions) -> Result<(Self, Recovered), Fault> {
         options.check()?;
-        let Found { index, segments, active, tail, next_sequence, spares, torn } = recovery::recover(&disk, &options)?;
+        let Found { index, segments, active, tail, filled, next_sequence, spares, torn } = recovery::recover(&disk, &options)?;
         let groups = index.groups.iter().map(|(group, found)| {
             let hard = &found.hard;
             let recovered = RecoveredGroup {
@@ -172,6 +183,7 @@ impl Log {
             frame: FrameBuffer::default(),
             active,
             tail,
+            filled,
             next_sequence,
             synced: next_sequence - 1,
             poison: None,
@@ -254,6 +266,7 @@ impl Log {
         if self.tail + bytes > self.active.size {
             self.roll(bytes)?;
         }
+        self.fill(self.tail + bytes)?;
         let offset = self.tail;
         let frame = self.frame.finish(self.active.id, self.next_sequence, self.synced);
         if let Err(error) = self.active.file.write_at(offset, frame) {
@@ -273,6 +286,21 @@ impl Log {
             state.index.apply(view, location).map_err(|detail| Failure::Midway(Fault::Invariant(detail)))?;
             at += record.size_bytes() as u64;
         }
+        Ok(())
+    }
+
+    /// Writes zeros up to an offset and some way beyond it, if there are holes: to sync a frame that was written into a hole costs a file system
+    /// journal commit (measured: 3.8 ms instead of 0.09 ms), to sync one behind which the next megabyte is filled costs one in thousands.
+    fn fill(&mut self, to: u64) -> Result<(), Failure> {
+        let from = self.filled.max(self.tail);
+        if from >= to {
+            return Ok(());
+        }
+        let to = (to + FILL_BYTES).min(self.active.size);
+        let zeros = vec![0; usize::try_from(to - from).unwrap_or_default()];
+        let filled = self.active.file.write_at(from, &zeros);
+        filled.map_err(|error| before_if_full(Fault::io(format!("filling {} at byte {from}", self.active.place), error)))?;
+        self.filled = to;
         Ok(())
     }
 
@@ -300,6 +328,7 @@ impl Log {
             self.spares.discard(&draft);
             return Err(before_if_full(fault));
         }
+        self.filled = draft.filled;
         let active = Arc::new(self.spares.publish(draft, id).map_err(Failure::Midway)?);
         self.tail = tail;
         self.active = Arc::clone(&active);

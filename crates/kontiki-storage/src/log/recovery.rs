@@ -1,11 +1,11 @@
 //! Recovery: from the files of a log to its index, and to a fresh segment that the log goes on in.
 //!
 //! ```text
-//!   list ─► newest header ─► walk back to `oldest` ─► replay forward ─► end of the newest ─► move it ─► recycle the rest
+//!   list ─► newest header ─► walk back to `oldest` ─► replay forward ─► end of the newest ─► move it ─► remove the rest
 //! ```
 //!
 //! - The chain: the newest segment's header names the oldest that is needed, and each names its predecessor. A file that is
-//!   missing is found so; files outside of the chain are leftovers of an interrupted start or roll, and are recycled unread.
+//!   missing is found so; files outside of the chain are leftovers of an interrupted start or roll, and are removed unread.
 //! - A segment that has a successor must be good up to the end that its successor recorded. Anything else is damage.
 //! - The newest segment ends at its first bad frame, unless a good frame behind it proves that the bad one was durable once
 //!   (see `frame`): that too is damage.
@@ -41,6 +41,8 @@ pub(crate) struct Found {
     pub(crate) active: Arc<Segment>,
     /// Where the next frame goes in the active segment.
     pub(crate) tail: u64,
+    /// Up to here the active segment has no holes.
+    pub(crate) filled: u64,
     /// The number of the next frame. All earlier ones are durable.
     pub(crate) next_sequence: u64,
     pub(crate) spares: Spares,
@@ -76,16 +78,22 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, options: &LogOptions) -> Result<Foun
 
     let oldest = index.oldest().map_or(new_id, |(_, segment)| segment);
     let header = Header { id: new_id, oldest, ..newest.header.clone() };
-    let active = Arc::new(move_newest(&newest.segment, tail, header, &spares)?);
+    let (active, filled) = move_newest(&newest.segment, tail, header, &spares)?;
+    let active = Arc::new(active);
     let mut segments: BTreeMap<u64, Arc<Segment>> = BTreeMap::new();
     for link in chain {
         if (oldest..new_id - 1).contains(&link.segment.id) {
             segments.insert(link.segment.id, Arc::new(link.segment));
         }
     }
-    spares.recycle(&leftovers(disk.as_ref(), &ids, &segments)?)?;
+    spares.recycle(&leftovers(&ids, &segments))?;
     segments.insert(new_id, Arc::clone(&active));
-    Ok(Found { index, segments, active, tail, next_sequence: sequence, spares, torn })
+    Ok(Found { index, segments, active, tail, filled, next_sequence: sequence, spares, torn })
+}
+
+/// Whether there is any segment.
+pub(crate) fn has_segments(disk: &dyn Disk) -> Result<bool, Fault> {
+    Ok(!list(disk)?.0.is_empty())
 }
 
 /// Segment ids and spare numbers. A file of another kind means that this is not, or not only, our directory.
@@ -150,9 +158,10 @@ fn fresh(spares: Spares) -> Result<Found, Fault> {
         Header { id: 1, size: draft.size, oldest: 1, previous: 0, previous_end: 0, first_sequence: 1, groups: Vec::new() }
             .encode();
     draft.write(0, &header)?;
+    let (tail, filled) = (header.len() as u64, draft.filled);
     let active = Arc::new(spares.publish(draft, 1)?);
     let segments = BTreeMap::from([(1, Arc::clone(&active))]);
-    Ok(Found { index: Index::default(), segments, active, tail: header.len() as u64, next_sequence: 1, spares, torn: None })
+    Ok(Found { index: Index::default(), segments, active, tail, filled, next_sequence: 1, spares, torn: None })
 }
 
 /// What is at a place where a frame should be.
@@ -348,8 +357,9 @@ impl Link {
     }
 }
 
-/// Writes the good frames of a segment to a fresh file, at the same offsets and under the new id.
-fn move_newest(old: &Segment, end: u64, header: Header, spares: &Spares) -> Result<Segment, Fault> {
+/// Writes the good frames of a segment to a fresh file, at the same offsets and under the new id. Returns also up to where that file
+/// has no holes.
+fn move_newest(old: &Segment, end: u64, header: Header, spares: &Spares) -> Result<(Segment, u64), Fault> {
     let draft = spares.take(end)?;
     let id = header.id;
     let mut out = Header { size: draft.size, ..header }.encode();
@@ -373,19 +383,13 @@ fn move_newest(old: &Segment, end: u64, header: Header, spares: &Spares) -> Resu
         }
     }
     draft.write(written, &out)?;
-    spares.publish(draft, id)
+    let filled = draft.filled;
+    Ok((spares.publish(draft, id)?, filled))
 }
 
-/// The segment files that are not needed any more.
-fn leftovers(disk: &dyn Disk, ids: &BTreeSet<u64>, keep: &BTreeMap<u64, Arc<Segment>>) -> Result<Vec<Retired>, Fault> {
-    let mut retired = Vec::new();
-    for id in ids.iter().filter(|id| !keep.contains_key(id)) {
-        let name = FileKind::Segment(*id).name();
-        let length = disk.open(&name, false).and_then(|file| file.len());
-        let size = length.map_err(|error| Fault::io(format!("reading the length of {}", disk.place(&name)), error))?;
-        retired.push(Retired { id: *id, size, reuse: true });
-    }
-    Ok(retired)
+/// The segment files that are not needed any more. They are removed rather than recycled: nobody knows how many holes they have.
+fn leftovers(ids: &BTreeSet<u64>, keep: &BTreeMap<u64, Arc<Segment>>) -> Vec<Retired> {
+    ids.iter().filter(|id| !keep.contains_key(id)).map(|id| Retired { id: *id, size: 0, reuse: false }).collect()
 }
 
 impl Draft {
