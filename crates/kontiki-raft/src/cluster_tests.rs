@@ -10,8 +10,8 @@ use kontiki_storage::log::LogOptions;
 use kontiki_types::command::OwnedWrite;
 use kontiki_types::read::ReadData;
 use kontiki_types::{
-    CallError, ClusterId, Descriptor, KeyRange, NodeId, Op, PartitionId, Read, ReadLevel, RequestId, Retry, StoreId, Token,
-    Version, Write, key,
+    CallError, ClusterId, Descriptor, KeyRange, NodeId, Op, PartitionId, Read, ReadLevel, Reject, RequestId, Retry, StoreId,
+    Token, Version, Write, key,
 };
 use tempfile::TempDir;
 
@@ -147,6 +147,16 @@ async fn writes_are_read_everywhere_at_their_level() {
     let snapshot = ReadLevel::Snapshot(written.version);
     leader.write(put("k", "later", None)).await.expect("writes");
     assert_eq!(get(&leader, &snapshot, "k").await.expect("reads"), Some("v".into()));
+    // Nothing comes by waiting: whoever asks has to move the clock first, and is told so before its time is over.
+    let ahead = Version(written.version.0 + (1_000 << 16));
+    for group in cluster.running() {
+        let error = get(&group, &ReadLevel::Snapshot(ahead), "k").await.expect_err("nobody has moved the clock");
+        assert!(matches!(error, CallError::Reject(Reject::VersionInFuture { .. })), "{error:?}");
+    }
+    leader.advance_clock(ahead).await.expect("moves");
+    for group in cluster.running() {
+        assert_eq!(get(&group, &ReadLevel::Snapshot(ahead), "k").await.expect("reads"), Some("later".into()));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -263,6 +273,21 @@ async fn a_clock_moves_only_so_far_ahead() {
     assert!(leader.advance_clock(to).await.expect("advances") >= to);
     let error = leader.advance_clock(Version::MAX).await.expect_err("absurd");
     assert!(error.to_string().contains("lies in the future"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_lone_voter_is_never_stale() {
+    let node = TestNode { id: NodeId(1), dir: tempfile::tempdir().expect("a directory"), engine: MemoryEngine::new() };
+    let groups = Groups::open(config(&node, &Wires::default())).await.expect("opens");
+    let lone = groups.create(Descriptor::new(PARTITION, KeyRange::all(), &[NodeId(1)])).await.expect("creates");
+    lone.initialize().await.expect("initialises");
+    tokio::time::timeout(WAIT, lone.leadership().wait_for(Option::is_some)).await.expect("in time").expect("runs");
+    lone.write(put("k", "v", None)).await.expect("writes");
+    // Time must pass in which nothing happens: that is what used to make it look old.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let bound = ReadLevel::BoundedStale { age_ms_max: 0 };
+    assert_eq!(get(&lone, &bound, "k").await.expect("reads"), Some("v".into()));
+    groups.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -23,6 +23,8 @@ use crate::type_config::{AppendRequest, Raft, ReplicaNode};
 
 /// How far ahead of the wall clock a caller may push a partition's clock, in ms: more would be a mistake or an attack.
 const CLOCK_AHEAD_MS_MAX: u64 = 60 * 60 * 1000;
+/// How long a follower waits for a snapshot's version: what the leader has applied is here with the next heartbeat or two.
+const FOLLOWER_BEHIND_MAX: Duration = Duration::from_millis(500);
 
 /// A handle on one replica. Cheap to clone.
 #[derive(Clone)]
@@ -179,7 +181,12 @@ impl Group {
                 Ok(ReadReply { age_ms, ..self.inner.reader.read(read, None)? })
             }
             ReadLevel::Snapshot(version) => {
-                self.wait_clock(*version, wait).await?;
+                // A follower may be a little behind. What it waits for need not come at all: the clock of an idle partition stands
+                // still until the caller, told `VersionInFuture`, has the leader move it. So it does not wait for long, and the
+                // leader not at all.
+                if !self.is_leader() && self.reached(*version, wait.min(FOLLOWER_BEHIND_MAX)).await.is_none() {
+                    return Err(self.stopped(&"it was shut down"));
+                }
                 self.inner.reader.read(read, Some(*version))
             }
         }
@@ -242,25 +249,50 @@ impl Group {
         self.inner.freshness.heard(at, committed_next, *self.inner.applied.borrow());
     }
 
+    /// How old this replica's knowledge may be; `None` if that cannot be told.
     fn age_ms(&self) -> Option<u64> {
-        let age = if self.is_leader() {
-            let acked = self.inner.raft.metrics().borrow_watched().last_quorum_acked;
-            acked.map(|acked| openraft::Instant::elapsed(&*acked))
-        } else {
-            self.inner.freshness.age(Instant::now(), *self.inner.applied.borrow())
+        let age = match self.confirmed_ago() {
+            Some(confirmed) => confirmed,
+            None => self.inner.freshness.age(Instant::now(), *self.inner.applied.borrow())?,
         };
-        age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+        Some(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// Waits until this replica's clock has reached `version`.
-    async fn wait_clock(&self, version: Version, wait: Duration) -> Result<(), CallError> {
+    /// On a leader that has applied an entry of its own term, and with it everything that was acknowledged before: how long ago a
+    /// majority confirmed that it leads. Who is the only voter needs nobody's word.
+    fn confirmed_ago(&self) -> Option<Duration> {
+        if !self.is_leader() {
+            return None;
+        }
+        let watched = self.inner.raft.metrics();
+        let metrics = watched.borrow_watched();
+        if metrics.last_applied.is_none_or(|applied| applied.leader_id.term != metrics.current_term) {
+            return None;
+        }
+        if metrics.membership_config.voter_ids().eq([self.inner.replica.0]) {
+            return Some(Duration::ZERO);
+        }
+        metrics.last_quorum_acked.as_ref().map(|acked| openraft::Instant::elapsed(&**acked))
+    }
+
+    /// Waits until this replica's clock has reached `version`; says whether it has. `None`: the replica was shut down.
+    async fn reached(&self, version: Version, wait: Duration) -> Option<bool> {
         let reader = &self.inner.reader;
         let mut applied = self.inner.applied.clone();
         match timeout(wait, applied.wait_for(|_| reader.clock() >= version)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(self.stopped(&"it was shut down")),
-            Err(_) => {
-                let why = format!("this replica has reached version {}, version {version} was asked", reader.clock());
+            Ok(Ok(_)) => Some(true),
+            Ok(Err(_)) => None,
+            Err(_) => Some(false),
+        }
+    }
+
+    /// As [`Group::reached`], with an error if it has not.
+    async fn wait_clock(&self, version: Version, wait: Duration) -> Result<(), CallError> {
+        match self.reached(version, wait).await {
+            Some(true) => Ok(()),
+            None => Err(self.stopped(&"it was shut down")),
+            Some(false) => {
+                let why = format!("this replica has reached version {}, version {version} was asked", self.inner.reader.clock());
                 Err(self.late(&why, wait))
             }
         }
