@@ -94,8 +94,15 @@ impl Operation {
 pub struct History {
     began: Instant,
     operations: Mutex<Vec<Operation>>,
+    acknowledged: watch::Sender<Acknowledged>,
+}
+
+/// What has been acknowledged so far.
+#[derive(Clone, Debug, Default)]
+struct Acknowledged {
+    writes: u64,
     /// The invocation time of the newest acknowledged write, by group of keys.
-    acknowledged: watch::Sender<BTreeMap<u64, u64>>,
+    newest_us: BTreeMap<u64, u64>,
 }
 
 impl Default for History {
@@ -119,8 +126,9 @@ impl History {
         let acknowledged = operation.is_acknowledged_write().then_some(operation.invoked_us);
         self.lock().push(operation);
         if let Some(invoked) = acknowledged {
-            self.acknowledged.send_modify(|groups| {
-                let newest = groups.entry(group).or_default();
+            self.acknowledged.send_modify(|seen| {
+                seen.writes += 1;
+                let newest = seen.newest_us.entry(group).or_default();
                 *newest = invoked.max(*newest);
             });
         }
@@ -136,16 +144,30 @@ impl History {
     /// # Errors
     /// Which groups have none when the time is over.
     pub async fn served_since(&self, groups: &[u64], since_us: u64, within: Duration) -> Result<(), String> {
-        let mut acknowledged = self.acknowledged.subscribe();
-        let served =
-            |groups_seen: &BTreeMap<u64, u64>, group: &u64| groups_seen.get(group).is_some_and(|newest| *newest > since_us);
-        let waited = acknowledged.wait_for(|seen| groups.iter().all(|group| served(seen, group)));
-        if let Ok(result) = tokio::time::timeout(within, waited).await {
-            return result.map(|_| ()).map_err(|_| "the history was dropped".to_owned());
+        let served = |seen: &Acknowledged, group: &u64| seen.newest_us.get(group).is_some_and(|newest| *newest > since_us);
+        let all = |seen: &Acknowledged| groups.iter().all(|group| served(seen, group));
+        if self.acknowledged_until(all, within).await {
+            return Ok(());
         }
         let seen = self.acknowledged.borrow();
         let silent: Vec<_> = groups.iter().filter(|group| !served(&seen, group)).collect();
         Err(format!("no write was acknowledged for {within:?} in partitions {silent:?}"))
+    }
+
+    /// Waits until so many writes are acknowledged.
+    ///
+    /// # Errors
+    /// How many there are when the time is over.
+    pub async fn written(&self, writes: u64, within: Duration) -> Result<(), String> {
+        if self.acknowledged_until(|seen| seen.writes >= writes, within).await {
+            return Ok(());
+        }
+        Err(format!("only {} of {writes} writes were acknowledged in {within:?}", self.acknowledged.borrow().writes))
+    }
+
+    async fn acknowledged_until(&self, enough: impl Fn(&Acknowledged) -> bool, within: Duration) -> bool {
+        let mut acknowledged = self.acknowledged.subscribe();
+        matches!(tokio::time::timeout(within, acknowledged.wait_for(enough)).await, Ok(Ok(_)))
     }
 
     /// Writes it as JSON lines, one operation each, for other checkers and for people.
@@ -205,5 +227,8 @@ mod tests {
         let error = history.served_since(&[2, 7], 10, Duration::ZERO).await.expect_err("nothing in 7");
         assert!(error.contains("[7]"), "{error}");
         history.served_since(&[2], 50, Duration::ZERO).await.expect_err("not called after 50");
+        history.written(1, Duration::ZERO).await.expect("one was written");
+        let error = history.written(2, Duration::ZERO).await.expect_err("only one");
+        assert!(error.contains("only 1 of 2"), "{error}");
     }
 }

@@ -161,8 +161,11 @@ async fn a_damaged_log_is_named_and_nothing_else_is_lost() {
     fs::rename(&log, &renamed).expect("it can be moved");
     node.refused(&["0000000099.segment", "renamed or copied"]).await;
     fs::rename(&renamed, &log).expect("it can be moved back");
-    node.refused_without(&log, &["log", "missing"]).await;
-    node.refused_without(&node.path("log"), &["log", "missing"]).await;
+    // Twice: the first refusal must not leave a new log behind that the second start would take for the real one.
+    for _ in 0..2 {
+        node.refused_without(&log, &["node-1/log", "its segments are missing"]).await;
+        node.refused_without(&node.path("log"), &["node-1/log", "its segments are missing"]).await;
+    }
 
     // What an interrupted write leaves behind the last frame is no damage.
     let mut torn = fs::read(&log).expect("readable");
@@ -236,7 +239,10 @@ async fn a_foreign_or_newer_data_directory_is_refused() {
 
     // The state machine's own files.
     let current = node.path("data/CURRENT");
-    node.refused_with(&current, |bytes| *bytes = b"MANIFEST-999999\n".to_vec(), &["data"]).await;
+    let good = fs::read(&current).expect("readable");
+    fs::write(&current, "MANIFEST-999999\n").expect("writable");
+    node.refused(&["node-1/data", "MANIFEST-999999"]).await;
+    fs::write(&current, good).expect("writable");
     node.serves().await;
 }
 

@@ -6,6 +6,10 @@
 //!   unrouted                                                      a way in that lets the nodes do the routing
 //!   wire ── raw                                                   codes, routes, malformed calls
 //! ```
+#![allow(
+    unreachable_pub,
+    reason = "nothing of a program is reached from outside; `pub` marks what a module offers to the others"
+)]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a test: it opens sockets of its own to send garbage")]
 
 mod case;
