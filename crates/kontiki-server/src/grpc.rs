@@ -39,16 +39,21 @@ impl Services {
     /// All services of a node.
     pub(crate) fn new(local: Local, client: Client, metrics: Metrics) -> Result<Self, Error> {
         let (health, health_service) = tonic_health::server::health_reporter();
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .build_v1()
-            .map_err(|error| Error::with_source(ErrorKind::Internal, format!("the reflection service: {error}"), error))?;
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let refused = |error| Error::with_source(ErrorKind::Internal, format!("the reflection service: {error}"), error);
+        let reflection_v1 = reflection().build_v1().map_err(refused)?;
+        // Tools of before 2023 know only this name of the same protocol.
+        let reflection_v1alpha = reflection().build_v1alpha().map_err(refused)?;
         let kv = KvServer::new(KvService::new(local.clone(), client.clone(), metrics.clone()));
         let cluster = ClusterServer::new(ClusterService::new(local.clone(), client, metrics));
         let peer = PeerServer::new(PeerService::new(local));
         let routes = Routes::new(health_service)
-            .add_service(reflection)
+            .add_service(reflection_v1)
+            .add_service(reflection_v1alpha)
             .add_service(kv.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(cluster.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(
