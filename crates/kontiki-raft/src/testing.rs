@@ -18,7 +18,11 @@ use crate::{Envelope, Exec, LogWriter, Transport, TransportError};
 pub(crate) struct Threads;
 
 impl Exec for Threads {
-    #[allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "tests run the log writer on a real thread, as production does")]
+    #[allow(
+        clippy::disallowed_types,
+        clippy::disallowed_methods,
+        reason = "tests run the log writer on a real thread, as production does"
+    )]
     fn spawn_log_writer(&self, writer: LogWriter) -> io::Result<()> {
         std::thread::Builder::new().name("log".into()).spawn(move || writer.run())?;
         Ok(())
