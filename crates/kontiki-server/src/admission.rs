@@ -48,6 +48,15 @@ impl Admission {
         let place = self.forwards.clone().try_acquire_owned();
         place.map_err(|_| full("calls being forwarded at once", self.options.forwards_max))
     }
+
+    /// Whether nothing is being done.
+    pub(crate) fn is_idle(&self) -> bool {
+        let Self { options, reads, scans, write_bytes, forwards } = self;
+        reads.available_permits() == options.reads_max
+            && scans.available_permits() == options.scans_max
+            && write_bytes.available_permits() == options.write_bytes_max
+            && forwards.available_permits() == options.forwards_max
+    }
 }
 
 fn take<'a>(semaphore: &'a Semaphore, permits: u32, what: &str, limit: usize) -> Result<SemaphorePermit<'a>, Retry> {
@@ -72,7 +81,8 @@ mod tests {
         assert!(admission.read(&Read::Clock).is_ok());
         let large = admission.write(8).expect("8 of 10 bytes");
         assert!(admission.write(3).is_err() && admission.write(2).is_ok());
+        assert!(!admission.is_idle());
         drop(large);
-        assert!(admission.write(10).is_ok());
+        assert!(admission.is_idle() && admission.write(10).is_ok());
     }
 }

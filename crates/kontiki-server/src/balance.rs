@@ -30,7 +30,7 @@ pub(crate) async fn run(local: Local, client: Client, spread_leaders: bool) {
             () = sleep(LOOK_EVERY) => {}
             () = local.stopping().cancelled() => return,
         }
-        let system = local.groups().get(PartitionId::SYSTEM);
+        let system = local.replica(PartitionId::SYSTEM);
         let Some(system) = system.filter(|group| group.is_leader()) else {
             wanted = None;
             continue;

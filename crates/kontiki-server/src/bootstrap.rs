@@ -47,7 +47,7 @@ pub(crate) async fn open_system(groups: &Groups, members: &[(NodeId, String)]) -
 
 /// Writes the first map as soon as this node leads the system partition, unless there is one. Ends when a map is known here.
 pub(crate) async fn found_cluster(local: Local, members: Vec<(NodeId, String)>, cuts: Vec<Bytes>) {
-    let Some(system) = local.groups().get(PartitionId::SYSTEM) else { return };
+    let Some(system) = local.replica(PartitionId::SYSTEM) else { return };
     let mut map = local.map_copy().subscribe();
     let mut leadership = system.leadership();
     while map.borrow_and_update().partitions.is_empty() {

@@ -38,7 +38,7 @@ async fn metrics_text(State(probes): State<Probes>) -> Response {
 
 /// A node whose log is broken will not get better by itself: a scheduler should restart it or look.
 async fn livez(State(probes): State<Probes>) -> (StatusCode, String) {
-    match probes.local.groups().fault() {
+    match probes.local.log_fault() {
         None => (StatusCode::OK, "ok\n".to_owned()),
         Some(fault) => (StatusCode::SERVICE_UNAVAILABLE, format!("{fault}\n")),
     }

@@ -13,14 +13,15 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use futures::FutureExt;
 use kontiki_client::{Answer, Endpoint, NodeStatus, PartitionStatus};
 use kontiki_raft::{Group, Groups};
 use kontiki_storage::engine::Engine;
 use kontiki_types::command::Route;
 use kontiki_types::{
-    Bytes, CallError, NodeId, NodeInfo, PartitionId, PartitionMap, Read, ReadLevel, ReadReply, Reject, Retry, SessionId, Version,
-    Write, WriteReply, limits,
+    Bytes, CallError, Fault, NodeId, NodeInfo, PartitionId, PartitionMap, Read, ReadLevel, ReadReply, Reject, Retry, SessionId,
+    Version, Write, WriteReply, limits,
 };
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
@@ -39,6 +40,8 @@ pub(crate) struct Local {
 
 struct Inner {
     parts: Parts,
+    /// Gone once the node has stopped: a client that the application still holds must not keep files open.
+    serving: ArcSwapOption<Serving>,
     started: Instant,
     /// Replicas that could not be opened, and why.
     broken: Mutex<BTreeMap<PartitionId, String>>,
@@ -46,30 +49,35 @@ struct Inner {
     misfit: Mutex<Option<String>>,
 }
 
-/// What a node serves from.
+/// The replicas, and what is under them (asked for its figures).
+struct Serving {
+    groups: Arc<Groups>,
+    engine: Arc<dyn Engine>,
+}
+
+/// What a node serves with.
 pub(crate) struct Parts {
     /// Who this is.
     pub identity: Identity,
     /// Where it is reached.
     pub addr: String,
-    /// The replicas.
-    pub groups: Arc<Groups>,
-    /// Under the replicas: asked for its figures.
-    pub engine: Arc<dyn Engine>,
     /// The node's copy of the map.
     pub map: Arc<MapCopy>,
     /// What is taken on at once.
     pub admission: Arc<Admission>,
     /// What is counted.
     pub metrics: Metrics,
-    /// Set when the node begins to stop.
+    /// Set when the node begins to stop: nothing new is taken on.
     pub stopping: CancellationToken,
+    /// Set when what is still being done is given up.
+    pub cut: CancellationToken,
 }
 
 impl Local {
     /// An endpoint for this process.
-    pub(crate) fn new(parts: Parts) -> Self {
-        let inner = Inner { parts, started: Instant::now(), broken: Mutex::default(), misfit: Mutex::default() };
+    pub(crate) fn new(parts: Parts, groups: Arc<Groups>, engine: Arc<dyn Engine>) -> Self {
+        let serving = ArcSwapOption::from_pointee(Serving { groups, engine });
+        let inner = Inner { parts, serving, started: Instant::now(), broken: Mutex::default(), misfit: Mutex::default() };
         Self { inner: Arc::new(inner) }
     }
 
@@ -88,9 +96,29 @@ impl Local {
         NodeInfo { id: self.node(), store: Some(self.identity().store), addr: self.inner.parts.addr.clone() }
     }
 
-    /// The replicas.
-    pub(crate) fn groups(&self) -> &Arc<Groups> {
-        &self.inner.parts.groups
+    /// The replicas, until the node has stopped.
+    pub(crate) fn groups(&self) -> Option<Arc<Groups>> {
+        self.inner.serving.load().as_ref().map(|serving| serving.groups.clone())
+    }
+
+    /// This node's replica of a partition.
+    pub(crate) fn replica(&self, partition: PartitionId) -> Option<Group> {
+        self.inner.serving.load().as_ref()?.groups.get(partition)
+    }
+
+    /// This node's replicas, by partition.
+    pub(crate) fn replicas(&self) -> Vec<Group> {
+        self.inner.serving.load().as_ref().map(|serving| serving.groups.all()).unwrap_or_default()
+    }
+
+    /// The fault that ended the log, if any.
+    pub(crate) fn log_fault(&self) -> Option<Fault> {
+        self.inner.serving.load().as_ref()?.groups.fault()
+    }
+
+    /// Lets go of everything that holds files. Calls that come later are told that the node has stopped.
+    pub(crate) fn release(&self) {
+        self.inner.serving.store(None);
     }
 
     /// The node's copy of the map.
@@ -106,6 +134,11 @@ impl Local {
     /// Set when the node begins to stop.
     pub(crate) fn stopping(&self) -> &CancellationToken {
         &self.inner.parts.stopping
+    }
+
+    /// Set when what is still being done is given up.
+    pub(crate) fn cut(&self) -> &CancellationToken {
+        &self.inner.parts.cut
     }
 
     /// Notes that a replica could not be opened (`Some`), or could be after all.
@@ -128,10 +161,8 @@ impl Local {
 
     /// Why the node as a whole does not work, if it does not. Replicas have faults of their own, in [`Local::now`].
     pub(crate) fn fault(&self) -> Option<String> {
-        let log = self
-            .groups()
-            .fault()
-            .map(|fault| format!("the raft log is broken, this node neither votes nor acknowledges: {fault}"));
+        let log =
+            self.log_fault().map(|fault| format!("the raft log is broken, this node neither votes nor acknowledges: {fault}"));
         log.or_else(|| self.inner.misfit.lock().clone())
     }
 
@@ -158,7 +189,7 @@ impl Local {
         }
         let own = map.partitions.iter().filter(|descriptor| descriptor.replica_on(self.node()).is_some());
         own.map(|descriptor| descriptor.id).find_map(|partition| {
-            let Some(group) = self.groups().get(partition) else {
+            let Some(group) = self.replica(partition) else {
                 let why = self.inner.broken.lock().get(&partition).cloned();
                 return Some(format!(
                     "the replica of {partition} is not open: {}",
@@ -176,12 +207,15 @@ impl Local {
 
     /// How the node does, now.
     pub(crate) fn now(&self) -> NodeStatus {
-        let mut partitions: Vec<_> = self.groups().all().iter().map(partition_status).collect();
+        let mut partitions: Vec<_> = self.replicas().iter().map(partition_status).collect();
         for (partition, why) in self.inner.broken.lock().iter() {
             if partitions.iter().all(|status| status.id != *partition) {
                 partitions.push(unopened(*partition, why.clone()));
             }
         }
+        let serving = self.inner.serving.load();
+        let log_bytes = serving.as_ref().map_or(0, |serving| serving.groups.log_stats().size_bytes);
+        let data_bytes = serving.as_ref().map_or(0, |serving| serving.engine.stats().data_bytes);
         partitions.sort_by_key(|status| status.id);
         NodeStatus {
             node: self.info(),
@@ -190,20 +224,20 @@ impl Local {
             uptime_ms: self.inner.started.elapsed().as_millis() as u64,
             ready: self.is_ready(),
             partitions,
-            log_bytes: self.groups().log_stats().size_bytes,
-            data_bytes: self.inner.parts.engine.stats().data_bytes,
+            log_bytes,
+            data_bytes,
             fault: self.fault(),
         }
     }
 
     /// The leaders that are known here.
     pub(crate) fn leaders(&self) -> BTreeMap<PartitionId, NodeId> {
-        self.groups().all().iter().filter_map(|group| Some((group.partition(), group.leader()?))).collect()
+        self.replicas().iter().filter_map(|group| Some((group.partition(), group.leader()?))).collect()
     }
 
     /// The replica that a route means, if it is here and has the bounds by which the caller routed.
     fn group(&self, route: Route) -> Result<Group, CallError> {
-        let Some(group) = self.groups().get(route.partition) else {
+        let Some(group) = self.replica(route.partition) else {
             return Err(Retry::UnknownPartition { partition: route.partition }.into());
         };
         let descriptor = group.descriptor();
@@ -246,7 +280,7 @@ impl Local {
                 Ok(done) => done,
                 Err(_) => Err(late(format!("{} did not finish within {} ms", self.node(), within.as_millis()))),
             },
-            () = self.stopping().cancelled() => Err(late(format!("{} was stopped meanwhile", self.node()))),
+            () = self.cut().cancelled() => Err(late(format!("{} was stopped meanwhile", self.node()))),
         };
         self.inner.parts.metrics.operation(operation, since, &result);
         result
@@ -290,7 +324,7 @@ impl Endpoint for Local {
     fn transfer_leader(&self, partition: PartitionId, to: NodeId, timeout: Duration) -> Answer<()> {
         let this = self.clone();
         let work = async move |this: &Self| {
-            let Some(group) = this.groups().get(partition) else {
+            let Some(group) = this.replica(partition) else {
                 return Err(Retry::UnknownPartition { partition }.into());
             };
             group.transfer_leader(to).await

@@ -13,14 +13,15 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use kontiki_client::{Client, ClientOptions, Endpoint, NodeStatus};
-use kontiki_raft::{Groups, GroupsConfig};
+use kontiki_raft::{Exec, Groups, GroupsConfig};
+use kontiki_storage::disk::Disk;
 use kontiki_storage::engine::Engine;
 use kontiki_types::{Effect, Error, ErrorKind, Fault, NodeId, PartitionId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admission;
 use crate::connection::Incoming;
@@ -57,12 +58,21 @@ pub struct Node {
 
 /// What ends when the node stops.
 struct Running {
-    groups: Arc<Groups>,
+    local: Local,
     tasks: Vec<JoinHandle<()>>,
-    /// Stops loops and services; connections break with it.
+    /// Breaks the connections.
     cut: CancellationToken,
-    _dir: Arc<dyn DataDir>,
-    _cut_on_drop: DropGuard,
+    ground: Ground,
+    exec: Arc<dyn Exec>,
+}
+
+/// What the replicas stand on, and how many held it before there were any: when no more hold it again, it can be closed.
+struct Ground {
+    groups: Arc<Groups>,
+    engine: (Arc<dyn Engine>, usize),
+    log: (Arc<dyn Disk>, usize),
+    /// Last: its lock goes when everything in it is closed.
+    dir: Arc<dyn DataDir>,
 }
 
 impl std::fmt::Debug for Node {
@@ -90,35 +100,26 @@ impl Node {
         let addr = advertised(&options, &identity, &sockets.addr);
         let members = identity.members_or(&addr);
         let map = Arc::new(MapCopy::new(members.clone()));
-        let engine = open_engine(&env, &options, &dir).await?;
         let (changed, changes) = watch::channel(0);
-        let groups = open_groups(&env, &options, &identity, &dir, &engine, &map, changed).await?;
+        let ground = Ground::open(&env, &options, &identity, dir, &map, changed).await?;
         let (stopping, cut) = (CancellationToken::new(), CancellationToken::new());
         let metrics = Metrics::default();
         let admission = Arc::new(Admission::new(options.admission.clone()));
-        let parts =
-            Parts { identity, addr, groups, engine, map, admission, metrics: metrics.clone(), stopping: stopping.clone() };
-        let local = Local::new(parts);
+        let parts = Parts { identity, addr, map, admission, metrics: metrics.clone(), stopping, cut: cut.clone() };
+        let local = Local::new(parts, ground.groups.clone(), ground.engine.0.clone());
         let client_options = ClientOptions { seed: Some(env.seed.wrapping_add(1)), ..ClientOptions::default() };
         let client = Client::embedded(local.node(), Arc::new(local.clone()), env.dial.clone(), client_options);
+        let mut running = Running { local: local.clone(), tasks: Vec::new(), cut, ground, exec: env.exec.clone() };
         // From here on things run: whatever fails must end them.
-        let starting = Starting { local: &local, client: &client, metrics, options: &options, members, cut: &cut };
-        let started = starting.run(sockets, changes).await;
-        let running = |tasks| Running {
-            groups: local.groups().clone(),
-            tasks,
-            cut: cut.clone(),
-            _dir: dir,
-            _cut_on_drop: cut.clone().drop_guard(),
-        };
-        match started {
-            Ok((addr, http_addr, tasks)) => {
+        let starting = Starting { local: &local, client: &client, metrics, options: &options, members };
+        match starting.run(sockets, changes, &mut running).await {
+            Ok((addr, http_addr)) => {
                 tracing::info!(node = %local.node(), cluster = %local.identity().cluster, %addr, "the node has started");
-                Ok(Self { addr, http_addr, running: Mutex::new(Some(running(tasks))), local, client })
+                Ok(Self { addr, http_addr, running: Mutex::new(Some(running)), local, client })
             }
             Err(error) => {
-                stopping.cancel();
-                end(running(Vec::new())).await;
+                local.stopping().cancel();
+                running.end().await;
                 Err(error)
             }
         }
@@ -138,23 +139,30 @@ impl Node {
         })
     }
 
-    /// Stops the node: hands its leaderships over where somebody can take them at once, ends what is being served, and gives the
-    /// directory back. Takes well under two seconds. Stopping twice is stopping once.
+    /// Stops the node: hands its leaderships over where somebody can take them at once, takes nothing new on, answers what it can
+    /// in a moment, and gives the directory back. Takes well under two seconds. Stopping twice is stopping once.
     pub async fn stop(&self) {
         let Some(running) = self.running.lock().take() else { return };
         let stopping = self.local.stopping();
         let _ = timeout(HAND_OVER_WITHIN, self.hand_over()).await;
         stopping.cancel();
-        let _ = timeout(FLUSH_WITHIN, running.groups.flush()).await;
-        sleep_until_idle(&running.tasks, FINISH_WITHIN).await;
-        end(running).await;
+        let _ = timeout(FINISH_WITHIN, self.idle(&running.tasks)).await;
+        let _ = timeout(FLUSH_WITHIN, running.ground.groups.flush()).await;
+        running.end().await;
         tracing::info!(node = %self.id(), "the node has stopped");
+    }
+
+    /// Waits until everything that was begun has been answered, and all loops and services have ended.
+    async fn idle(&self, tasks: &[JoinHandle<()>]) {
+        while !self.local.admission().is_idle() || tasks.iter().any(|task| !task.is_finished()) {
+            sleep(READY_EVERY).await;
+        }
     }
 
     /// Asks, for every partition that this node leads, another voter to take over. All at once: each takes one election.
     async fn hand_over(&self) {
         let own = self.id();
-        let led = self.local.groups().all().into_iter().filter(|group| group.is_leader());
+        let led = self.local.replicas().into_iter().filter(|group| group.is_leader());
         let transfers = led.filter_map(|group| {
             let status = group.status();
             let to = status.caught_up.into_iter().find(|node| *node != own && status.voters.contains(node))?;
@@ -213,7 +221,7 @@ impl Drop for Node {
         running.cut.cancel();
         // The replicas end on the runtime, if it is still there; if it is not, they ended with it.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(end(running));
+            runtime.spawn(running.end());
         }
     }
 }
@@ -277,43 +285,66 @@ async fn open_dir(env: &Env, options: &NodeOptions) -> Result<(Arc<dyn DataDir>,
     .await?
 }
 
-async fn open_engine(env: &Env, options: &NodeOptions, dir: &Arc<dyn DataDir>) -> Result<Arc<dyn Engine>, Error> {
-    let (opening, engine_options) = (dir.clone(), options.engine.clone());
-    let opened = blocking(env, move || opening.engine(&engine_options)).await?;
-    opened.map_err(|fault| in_dir(dir.as_ref(), "the storage engine cannot be opened", fault))
-}
+impl Ground {
+    async fn open(
+        env: &Env,
+        options: &NodeOptions,
+        identity: &Identity,
+        dir: Arc<dyn DataDir>,
+        map: &Arc<MapCopy>,
+        changed: watch::Sender<u64>,
+    ) -> Result<Self, Error> {
+        let (opening, engine_options) = (dir.clone(), options.engine.clone());
+        let engine = blocking(env, move || opening.engine(&engine_options)).await?;
+        let engine = engine.map_err(|fault| in_dir(dir.as_ref(), "the storage engine cannot be opened", fault))?;
+        let opening = dir.clone();
+        let log = blocking(env, move || opening.log()).await?;
+        let log =
+            log.map_err(|error| in_dir(dir.as_ref(), "the log cannot be opened", Fault::io("opening its directory", error)))?;
+        let (engine_holders, log_holders) = (Arc::strong_count(&engine), Arc::strong_count(&log));
+        let config = GroupsConfig {
+            cluster: identity.cluster,
+            cluster_name: identity.cluster_name.clone(),
+            node: identity.node,
+            store: identity.store,
+            disk: log.clone(),
+            log: options.log.clone(),
+            engine: engine.clone(),
+            transport: Arc::new(Peers::new(map.clone(), env.dial.clone())),
+            wall_ms: env.wall_ms.clone(),
+            exec: env.exec.clone(),
+            effects: Arc::new(move |_, effect| match effect {
+                // Both mean the same to the node: look again at what it should hold.
+                Effect::MapChanged | Effect::DescriptorChanged(_) => changed.send_modify(|count| *count += 1),
+            }),
+            options: options.raft.clone(),
+        };
+        let groups = Groups::open(config).await;
+        let groups = groups.map_err(|fault| in_dir(dir.as_ref(), "the replicas cannot be opened", fault))?;
+        Ok(Self { groups, engine: (engine, engine_holders), log: (log, log_holders), dir })
+    }
 
-async fn open_groups(
-    env: &Env,
-    options: &NodeOptions,
-    identity: &Identity,
-    dir: &Arc<dyn DataDir>,
-    engine: &Arc<dyn Engine>,
-    map: &Arc<MapCopy>,
-    changed: watch::Sender<u64>,
-) -> Result<Arc<Groups>, Error> {
-    let opening = dir.clone();
-    let disk = blocking(env, move || opening.log()).await?;
-    let disk =
-        disk.map_err(|error| in_dir(dir.as_ref(), "the log cannot be opened", Fault::io("opening its directory", error)))?;
-    let config = GroupsConfig {
-        cluster: identity.cluster,
-        cluster_name: identity.cluster_name.clone(),
-        node: identity.node,
-        store: identity.store,
-        disk,
-        log: options.log.clone(),
-        engine: engine.clone(),
-        transport: Arc::new(Peers::new(map.clone(), env.dial.clone())),
-        wall_ms: env.wall_ms.clone(),
-        exec: env.exec.clone(),
-        effects: Arc::new(move |_, effect| match effect {
-            // Both mean the same to the node: look again at what it should hold.
-            Effect::MapChanged | Effect::DescriptorChanged(_) => changed.send_modify(|count| *count += 1),
-        }),
-        options: options.raft.clone(),
-    };
-    Groups::open(config).await.map_err(|fault| in_dir(dir.as_ref(), "the replicas cannot be opened", fault))
+    /// Closes everything, the directory last. Closing an engine blocks.
+    async fn close(self, exec: &dyn Exec) {
+        let Self { groups, engine, log, dir } = self;
+        if timeout(END_WITHIN, groups.shutdown()).await.is_err() {
+            tracing::warn!("the replicas did not stop in time; they are left to the runtime");
+        }
+        drop(groups);
+        let closed = timeout(END_WITHIN, async {
+            while Arc::strong_count(&engine.0) > engine.1 || Arc::strong_count(&log.0) > log.1 {
+                sleep(READY_EVERY).await;
+            }
+        });
+        if closed.await.is_err() {
+            tracing::warn!("something still uses the data directory; it is given back when that ends");
+        }
+        exec.blocking(Box::new(move || {
+            drop((engine, log));
+            drop(dir);
+        }))
+        .await;
+    }
 }
 
 /// A fault at start-up, with the directory and what to do.
@@ -335,27 +366,30 @@ struct Starting<'a> {
     metrics: Metrics,
     options: &'a NodeOptions,
     members: Vec<(NodeId, String)>,
-    cut: &'a CancellationToken,
 }
 
-type Started = (String, Option<String>, Vec<JoinHandle<()>>);
-
 impl Starting<'_> {
-    async fn run(self, sockets: Sockets, changes: watch::Receiver<u64>) -> Result<Started, Error> {
-        let Self { local, client, metrics, options, members, cut } = self;
-        let restarted = local.groups().get(PartitionId::SYSTEM).is_some();
-        if !restarted {
-            bootstrap::open_system(local.groups(), &members).await?;
+    /// Starts loops and services, and hands back the addresses that are served.
+    async fn run(
+        self,
+        sockets: Sockets,
+        changes: watch::Receiver<u64>,
+        running: &mut Running,
+    ) -> Result<(String, Option<String>), Error> {
+        let Self { local, client, metrics, options, members } = self;
+        let services = grpc::Services::new(local.clone(), client.clone(), metrics.clone())?;
+        if local.replica(PartitionId::SYSTEM).is_none() {
+            bootstrap::open_system(&running.ground.groups, &members).await?;
         }
-        for group in local.groups().all() {
+        for group in local.replicas() {
             reconcile::wake(local, &group);
         }
-        let mut tasks = vec![
+        let (tasks, cut) = (&mut running.tasks, &running.cut);
+        tasks.extend([
             tokio::spawn(bootstrap::found_cluster(local.clone(), members, options.cuts())),
             tokio::spawn(reconcile::run(local.clone(), changes)),
             tokio::spawn(balance::run(local.clone(), client.clone(), options.balance)),
-        ];
-        let services = grpc::Services::new(local.clone(), client.clone(), metrics.clone())?;
+        ]);
         tasks.push(tokio::spawn(grpc::report_health(local.clone(), services.health(), HEALTH_EVERY)));
         tasks.push(tokio::spawn(services.serve(Incoming::new(sockets.grpc, cut.clone()), local.stopping().clone())));
         let mut http_addr = None;
@@ -364,29 +398,21 @@ impl Starting<'_> {
             tasks.push(tokio::spawn(http::serve(incoming, local.clone(), metrics, local.stopping().clone())));
             http_addr = Some(addr);
         }
-        Ok((sockets.addr, http_addr, tasks))
+        Ok((sockets.addr, http_addr))
     }
 }
 
-/// Waits until all tasks have ended by themselves, but not for long.
-async fn sleep_until_idle(tasks: &[JoinHandle<()>], within: Duration) {
-    let _ = timeout(within, async {
-        while tasks.iter().any(|task| !task.is_finished()) {
-            sleep(READY_EVERY).await;
+impl Running {
+    /// Ends everything that runs, whatever it is doing, and gives the data directory back.
+    async fn end(self) {
+        let Self { local, tasks, cut, ground, exec } = self;
+        cut.cancel();
+        for mut task in tasks {
+            if timeout(END_WITHIN, &mut task).await.is_err() {
+                task.abort();
+            }
         }
-    })
-    .await;
-}
-
-/// Ends everything that runs, whatever it is doing.
-async fn end(running: Running) {
-    running.cut.cancel();
-    for mut task in running.tasks {
-        if timeout(END_WITHIN, &mut task).await.is_err() {
-            task.abort();
-        }
-    }
-    if timeout(END_WITHIN, running.groups.shutdown()).await.is_err() {
-        tracing::warn!("the replicas did not stop in time; they are left to the runtime");
+        local.release();
+        ground.close(exec.as_ref()).await;
     }
 }

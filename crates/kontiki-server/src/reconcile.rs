@@ -35,7 +35,7 @@ pub(crate) async fn run(local: Local, mut changes: watch::Receiver<u64>) {
 }
 
 async fn once(local: &Local) -> Result<(), Fault> {
-    let Some(system) = local.groups().get(PartitionId::SYSTEM) else { return Ok(()) };
+    let Some(system) = local.replica(PartitionId::SYSTEM) else { return Ok(()) };
     let map = system::read_map(system.reader())?;
     check_own_entry(local, &map);
     if local.map_copy().publish(map) {
@@ -43,13 +43,11 @@ async fn once(local: &Local) -> Result<(), Fault> {
     }
     let map = local.map_copy().current();
     for descriptor in map.partitions.iter().filter(|descriptor| descriptor.replica_on(local.node()).is_some()) {
-        if local.groups().get(descriptor.id).is_some() {
+        if local.replica(descriptor.id).is_some() {
             continue;
         }
-        if local.stopping().is_cancelled() {
-            return Ok(());
-        }
-        match local.groups().create(descriptor.clone()).await {
+        let Some(groups) = local.groups().filter(|_| !local.stopping().is_cancelled()) else { return Ok(()) };
+        match groups.create(descriptor.clone()).await {
             Ok(group) => {
                 local.note_broken(descriptor.id, None);
                 wake(local, &group);

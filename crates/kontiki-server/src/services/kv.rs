@@ -113,9 +113,9 @@ impl KvService {
                 snapshot_version: page.version.0,
             })
         });
-        let ended = self.local.stopping().clone();
+        let ended = self.local.cut().clone();
         let ending = stream::once(async move { ended.is_cancelled().then(|| Err(Status::unavailable("the node is stopping"))) });
-        let until_stopped = pages.take_until(self.local.stopping().clone().cancelled_owned());
+        let until_stopped = pages.take_until(self.local.cut().clone().cancelled_owned());
         Ok(until_stopped.chain(ending.filter_map(std::future::ready)).boxed())
     }
 }

@@ -43,19 +43,19 @@ impl Peer for PeerService {
     async fn call(&self, request: Request<v1::Envelope>) -> Result<Response<v1::Envelope>, Status> {
         let message = from_wire(request.into_inner()).map_err(to_status)?;
         notice_misfit(&self.local, &message);
-        let groups = self.local.groups().clone();
+        let groups = self.local.groups().ok_or_else(stopping)?;
         tokio::select! {
             answer = groups.receive(message) => answer.map(|answer| Response::new(to_wire(answer))).map_err(to_status),
-            () = self.local.stopping().cancelled() => Err(stopping()),
+            () = self.local.cut().cancelled() => Err(stopping()),
         }
     }
 
     type AppendStream = Pin<Box<dyn Stream<Item = Result<v1::Envelope, Status>> + Send>>;
 
     async fn append(&self, request: Request<Streaming<v1::Envelope>>) -> Result<Response<Self::AppendStream>, Status> {
-        let local = self.local.clone();
-        let messages = readable(local.clone(), request.into_inner());
-        let answers = local.groups().receive_stream(messages).map(|answer| answer.map(to_wire).map_err(to_status));
+        let groups = self.local.groups().ok_or_else(stopping)?;
+        let messages = readable(self.local.clone(), request.into_inner());
+        let answers = groups.receive_stream(messages).map(|answer| answer.map(to_wire).map_err(to_status));
         let until_stopped = answers.take_until(self.local.stopping().clone().cancelled_owned());
         // A stream that a stopping node ends must not look like one that was served to its end.
         let token = self.local.stopping().clone();
