@@ -289,8 +289,8 @@ impl Log {
         Ok(())
     }
 
-    /// Writes zeros up to an offset and some way beyond it, if there are holes: to sync a frame that was written into a hole costs a file system
-    /// journal commit (measured: 3.8 ms instead of 0.09 ms), to sync one behind which the next megabyte is filled costs one in thousands.
+    /// Writes zeros up to an offset and some way beyond it, if there are holes: to sync a frame that was written into a hole takes a
+    /// file system journal commit (measured on ext4: 190 us instead of 130 us), which is so paid once in a megabyte.
     fn fill(&mut self, to: u64) -> Result<(), Failure> {
         let from = self.filled.max(self.tail);
         if from >= to {

@@ -59,8 +59,7 @@ struct Link {
 pub(crate) fn recover(disk: &Arc<dyn Disk>, options: &LogOptions) -> Result<Found, Fault> {
     let (ids, spare_numbers) = list(disk.as_ref())?;
     let chain = walk(disk.as_ref(), &ids)?;
-    // From here on the directory is changed. What an earlier process had changed in it must not be undone by a crash any more.
-    disk.sync_dir().map_err(|error| Fault::io(format!("fsync of the raft log's directory {}", disk.place("")), error))?;
+    // From here on the directory is changed.
     let spares = Spares::open(Arc::clone(disk), options.segment_bytes, options.spare_segments, &spare_numbers)?;
     let Some(newest) = chain.last() else { return fresh(spares) };
 

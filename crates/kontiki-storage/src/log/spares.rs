@@ -4,10 +4,12 @@
 //! ```text
 //!   prepare (any thread, ahead) ─┐                    ┌─► rename to the next segment
 //!                                ├─► ready spares ────┤
-//!   oldest segment, not needed ──┘                    └─► none ready: a sparse file, at once, slower to sync
+//!   oldest segment, not needed ──┘                    └─► none ready: a sparse file, at once; the writer fills it as it goes
 //! ```
 //!
-//! A name is durable before its file is handed out, so that a crash can never leave one file under two names.
+//! Nothing is lost with a spare, so its name need not be durable. If a crash undoes the renaming of an old segment but not what
+//! became of the file then, one file has two names; both the old segment and a newest segment are removed at the next start, unread
+//! and after it was moved.
 
 use std::sync::Arc;
 
@@ -43,6 +45,8 @@ pub(crate) struct Draft {
     pub(crate) place: String,
     pub(crate) file: Arc<dyn DiskFile>,
     pub(crate) size: u64,
+    /// Up to here the file has no holes.
+    pub(crate) filled: u64,
 }
 
 impl Spares {
@@ -101,8 +105,7 @@ impl Spares {
                 file.write_at(offset, &zeros[..count])?;
                 offset += count as u64;
             }
-            file.sync_data()?;
-            self.disk.sync_dir()
+            file.sync_data()
         });
         filled.map_err(|error| {
             let _ = self.disk.remove(name);
@@ -123,7 +126,7 @@ impl Spares {
             Ok(file)
         });
         match opened {
-            Ok(file) => Ok(Draft { name, place, file, size }),
+            Ok(file) => Ok(Draft { name, place, file, size, filled: if ready.is_some() { size } else { 0 } }),
             Err(error) => {
                 let _ = self.disk.remove(&name);
                 Err(Fault::io(format!("making room for the next raft log segment in {place}"), error))
@@ -149,9 +152,6 @@ impl Spares {
     /// Takes over files of segments that are not needed any more: as spares while there are too few, and if `reuse` says that
     /// nobody has them open; else they are removed.
     pub(crate) fn recycle(&self, segments: &[Retired]) -> Result<(), Fault> {
-        if segments.is_empty() {
-            return Ok(());
-        }
         let mut renamed = Vec::new();
         for retired in segments {
             let name = FileKind::Segment(retired.id).name();
@@ -168,7 +168,6 @@ impl Spares {
             done.map_err(|error| Fault::io(format!("recycling {place}"), error))?;
             renamed.extend(number);
         }
-        self.disk.sync_dir().map_err(|error| Fault::io("fsync of the raft log's directory", error))?;
         self.state.lock().ready.extend(renamed);
         Ok(())
     }
