@@ -234,3 +234,54 @@ pub fn judge(operations: &[Operation], finals: &Finals) -> Vec<String> {
     violations.extend(foreign.map(|key| format!("{key}: in the store, but nobody wrote it")));
     violations
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(key: &str, value: &str, version: u64, outcome: Option<Outcome>) -> Operation {
+        let (invoked_us, completed_us) = (version * 10, version * 10 + 5);
+        let outcome = outcome.unwrap_or(Outcome::Ok { version, value: None });
+        let action = Action::Write { value: value.to_owned() };
+        Operation { client: 1, key: key.to_owned(), action, invoked_us, completed_us, outcome }
+    }
+
+    fn good() -> (Vec<Operation>, Finals) {
+        let operations = vec![
+            write("a/counter", "1", 1, None),
+            write("a/counter", "2", 2, None),
+            write("a/exact", "1", 3, None),
+            write("a/register", "c1-0", 4, None),
+            write("a/register", "c1-1", 5, None),
+            write("a/claim/00000000", "c2-0", 6, None),
+        ];
+        let last = [("a/counter", "2", 2), ("a/exact", "1", 3), ("a/register", "c1-1", 5), ("a/claim/00000000", "c2-0", 6)];
+        (operations, last.into_iter().map(|(key, value, version)| (key.to_owned(), (value.to_owned(), version))).collect())
+    }
+
+    #[test]
+    fn every_kind_of_key_is_judged() {
+        let (operations, finals) = good();
+        assert_eq!(judge(&operations, &finals), Vec::<String>::new());
+        for key in finals.keys() {
+            let mut lost = finals.clone();
+            lost.remove(key);
+            let violations = judge(&operations, &lost);
+            assert!(violations.iter().any(|violation| violation.contains(key.as_str())), "{key} is lost: {violations:?}");
+            let mut twice = finals.clone();
+            twice.insert(key.clone(), (finals[key].0.clone(), 99));
+            let violations = judge(&operations, &twice);
+            assert!(
+                violations.iter().any(|violation| violation.contains(key.as_str())),
+                "{key} was written twice: {violations:?}"
+            );
+        }
+        let mut foreign = finals.clone();
+        foreign.insert("z".to_owned(), ("?".to_owned(), 7));
+        assert_eq!(judge(&operations, &foreign), ["z: in the store, but nobody wrote it"]);
+        let failed = Outcome::Failed { kind: "condition_failed".to_owned(), why: "it has version 3".to_owned() };
+        let mut operations = operations;
+        operations.push(write("a/exact", "2", 7, Some(failed)));
+        assert_eq!(judge(&operations, &finals).len(), 1);
+    }
+}

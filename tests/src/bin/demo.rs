@@ -149,7 +149,10 @@ async fn import(cluster: &Cluster, catalogue: &Catalogue, claims: &mut Claims) -
     say("$ kontiki import packages.jsonl");
     let said = program::run_at(&cluster.addrs(), &["import", &file.to_string_lossy()]).await;
     say(&said.out);
-    claims.holds(said.code == Some(0), format!("the import ends without an error {}", said.err.trim()))
+    if said.code != Some(0) {
+        return Err(format!("the import failed: {}", said.err.trim()));
+    }
+    claims.holds(said.out.contains(&format!("{} rows", catalogue.len())), "the import ends, and has put every document")
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -42,12 +42,12 @@ pub async fn each_kind(case: &Case) {
 
 /// All or nothing; conditions see the state before the first operation; operations see the ones before.
 pub async fn all_or_nothing(case: &Case) {
-    case.put("b/x", "old").await;
-    let (x, y, z) = (case.key("b/x"), case.key("b/y"), case.key("b/z"));
+    case.put("bx/x", "old").await;
+    let (x, y, z) = (case.key("bx/x"), case.key("bx/y"), case.key("bx/z"));
     let failing = WriteBatch::new().if_exists(x.clone()).if_absent(x.clone()).put(x.clone(), "new").put(y.clone(), "new");
     let sentence = format!("condition 1 on key `{x}` failed: the key has version *; read it again and decide anew");
     refused(case.client.write(failing).await, ErrorKind::ConditionFailed, &sentence);
-    assert_eq!((case.get("b/x").await.as_deref(), case.get("b/y").await), (Some("old"), None));
+    assert_eq!((case.get("bx/x").await.as_deref(), case.get("bx/y").await), (Some("old"), None));
 
     let batch = WriteBatch::new()
         .if_value(x.clone(), "old")
@@ -57,7 +57,7 @@ pub async fn all_or_nothing(case: &Case) {
         .delete(y.clone())
         .put(x.clone(), "new")
         .put(z.clone(), "1")
-        .delete_range(case.key("b/y"), case.key("b/zz"))
+        .delete_range(case.key("bx/y"), case.key("bx/zz"))
         .put(z.clone(), "2");
     let reply = case.client.write(batch).await.expect("all conditions hold");
     let expected = vec![
@@ -70,7 +70,7 @@ pub async fn all_or_nothing(case: &Case) {
         OpResult::Put,
     ];
     assert_eq!(reply.results, expected);
-    let rows = case.rows(case.starting("b/")).await;
+    let rows = case.rows(case.starting("bx/")).await;
     let found: Vec<_> = rows.iter().map(|row| (row.key.as_ref(), row.value.as_ref(), row.version)).collect();
     assert_eq!(found, [(x.as_bytes(), &b"new"[..], reply.version), (z.as_bytes(), &b"2"[..], reply.version)]);
 

@@ -68,13 +68,16 @@ pub async fn batch_get(case: &Case) {
     let seen = case.client.batch_get_with(keys.clone(), ReadLevel::Linearizable).await.expect("batch get");
     assert_eq!(seen.token.seen.len(), 3, "three partitions answered: {:?}", seen.token);
     let before = rows.iter().flatten().map(|row| row.version).max().expect("rows");
+    // The first read at this version moves the clocks of the partitions there, and so fixes what it is.
+    let fixed = case.client.batch_get(keys.clone(), ReadLevel::Snapshot(before)).await.expect("snapshot");
+    assert_eq!(fixed, rows);
     case.put("c/1", "newer").await;
     case.put("r/1", "newer").await;
-    let old = case.client.batch_get(keys, ReadLevel::Snapshot(before)).await.expect("snapshot");
-    assert_eq!(old, rows);
+    let again = case.client.batch_get(keys, ReadLevel::Snapshot(before)).await.expect("snapshot");
+    assert_eq!(again, rows);
 }
 
-/// Range deletes: exact bounds, over partitions, more keys than one page holds.
+/// Range deletes: exact bounds, over partitions, more keys than one page holds. Runs before others have put keys between its own.
 pub async fn delete_range(case: &Case) {
     let names: Vec<String> = ["d", "i", "s"].iter().flat_map(|part| (0..20).map(move |at| format!("{part}/{at:03}"))).collect();
     for name in &names {

@@ -40,10 +40,10 @@ async fn suite(client: &Client, prefix: &'static str) {
     let case = &Case { client: client.clone(), prefix };
     client.refresh_map().await.expect("the map");
 
+    keys::delete_range(case).await;
     keys::put_get_delete(case).await;
     keys::any_bytes(case).await;
     keys::batch_get(case).await;
-    keys::delete_range(case).await;
     keys::versions_rise(case).await;
 
     conditions::each_kind(case).await;

@@ -247,7 +247,7 @@ impl Door {
     /// Bytes that are no protobuf, methods that do not exist.
     async fn broken_protobuf(&self) {
         let channel = connect(&self.addr).await;
-        for bytes in [&b"\xff\xff\xff\xff"[..], b"\x0a\xff\x01k", b"\x0b", b"\x00", &[0x0a; 300]] {
+        for bytes in [&b"\xff\xff\xff\xff"[..], b"\x0a\xff\x01k", b"\x0b", b"\x00", &[0x0a; 301]] {
             let answer = unary(channel.clone(), "/kontiki.v1.Kv/Put", RawCodec::new(bytes)).await;
             let status = answer.expect_err("this is no PutRequest");
             assert!(matches!(status.code(), Code::Internal | Code::InvalidArgument), "{status:?}");
