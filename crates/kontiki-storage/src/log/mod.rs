@@ -271,8 +271,7 @@ impl Log {
         let frame = self.frame.finish(self.active.id, self.next_sequence, self.synced);
         if let Err(error) = self.active.file.write_at(offset, frame) {
             let fault = Fault::io(format!("writing {} at byte {offset}", self.active.place), error);
-            // A part of the frame may be there. The next one goes to the same place, so nothing remains of it that could count.
-            return Err(if fault.is_disk_full() { Failure::Before(fault) } else { Failure::Midway(fault) });
+            return Err(Failure::Midway(fault));
         }
         self.tail += bytes;
         self.next_sequence += 1;
