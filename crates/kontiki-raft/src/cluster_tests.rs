@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt;
 use kontiki_storage::disk::FileDisk;
 use kontiki_storage::engine::{Engine, MemoryEngine};
 use kontiki_storage::log::LogOptions;
@@ -15,7 +16,9 @@ use kontiki_types::{
 };
 use tempfile::TempDir;
 
+use crate::codec;
 use crate::testing::{Threads, Wires};
+use crate::type_config::{AppendRequest, LeaderId, Vote};
 use crate::{Envelope, Group, Groups, GroupsConfig, RaftOptions, TransportError};
 
 const PARTITION: PartitionId = PartitionId(2);
@@ -238,6 +241,63 @@ async fn a_leader_that_is_cut_off_serves_no_linearizable_read() {
     let mut token = Token::default();
     token.observe(PARTITION, new.reader().clock());
     assert_eq!(get(&old, &ReadLevel::AtLeast(token), "k").await.expect("healed"), Some("new".into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deposed_leader_does_not_make_a_follower_look_fresh() {
+    let cluster = Cluster::start().await;
+    let leader = cluster.leader().await;
+    leader.write(put("k", "v", None)).await.expect("writes");
+    let (from, from_replica) = (leader.leader().expect("known"), leader.replica());
+    let at = cluster.nodes.iter().position(|node| node.id != from).expect("a follower");
+    let (groups, follower) = (cluster.groups[at].as_ref().expect("running"), cluster.group(at));
+    cluster.wires.cut(groups.node(), true);
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let request = AppendRequest {
+        vote: Vote { leader_id: LeaderId { term: 0, node_id: from_replica.0 }, committed: true },
+        prev_log_id: None,
+        entries: vec![],
+        leader_commit: None,
+    };
+    let (payload, attachments) = codec::encode_append(&request);
+    let message = Envelope {
+        cluster: ClusterId([7; 16]),
+        from_node: from,
+        to_node: groups.node(),
+        to_store: StoreId::default(),
+        partition: PARTITION,
+        from_replica,
+        to_replica: follower.replica(),
+        kind: codec::kind::APPEND,
+        format: 1,
+        payload,
+        attachments,
+    };
+    groups.receive(message.clone()).await.expect("answered: it leads no longer");
+    let answers: Vec<_> = groups.receive_stream(futures::stream::iter([message]).boxed()).collect().await;
+    assert_eq!(answers.len(), 1, "the same, by stream");
+    let bound = ReadLevel::BoundedStale { age_ms_max: 300 };
+    let error = get(&follower, &bound, "k").await.expect_err("nothing was heard from who leads for 400 ms");
+    assert!(error.to_string().contains("ms old"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_whose_core_panicked_says_so_and_leads_no_more() {
+    let cluster = Cluster::start().await;
+    let leader = cluster.leader().await;
+    let planted = leader.raft().with_raft_state(|_| panic!("planted")).await;
+    planted.expect_err("the core is gone");
+    let mut leadership = leader.leadership();
+    let unled = tokio::time::timeout(WAIT, leadership.wait_for(Option::is_none)).await;
+    assert!(unled.is_ok(), "it must not go on saying who leads");
+    let ended = async {
+        while leader.status().fault.is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(WAIT, ended).await.expect("it names its fault");
+    let error = leader.write(put("k", "v", None)).await.expect_err("it does not lead");
+    assert!(matches!(error, CallError::Retry(Retry::NotLeader { .. })), "{error:?}");
 }
 
 fn cluster_node(cluster: &Cluster, group: &Group) -> NodeId {

@@ -19,7 +19,7 @@ use crate::barrier::Barrier;
 use crate::freshness::Freshness;
 use crate::proposer::{Proposer, WallMs};
 use crate::status::GroupStatus;
-use crate::type_config::{AppendRequest, Raft, ReplicaNode};
+use crate::type_config::{LogId, Raft, ReplicaNode};
 
 /// How far ahead of the wall clock a caller may push a partition's clock, in ms: more would be a mistake or an attack.
 const CLOCK_AHEAD_MS_MAX: u64 = 60 * 60 * 1000;
@@ -239,13 +239,20 @@ impl Group {
             clock: self.inner.reader.clock(),
             voters: metrics.membership_config.voter_ids().filter_map(|id| nodes.get(&id).copied()).collect(),
             caught_up: caught_up.filter_map(|(id, _)| nodes.get(id).copied()).collect(),
-            fault: metrics.running_state.err().map(|fatal| fatal.to_string()),
+            fault: metrics.running_state.err().map(|fatal| fatal.to_string()).or_else(|| self.ended()),
         }
     }
 
-    /// Notes that the leader was heard, for bounded-stale reads.
-    pub(crate) fn note_append(&self, request: &AppendRequest, at: Instant) {
-        let committed_next = request.leader_commit.map_or(0, |id| id.index + 1);
+    /// A core that panicked could not say so itself; but it has let go of its watches.
+    fn ended(&self) -> Option<String> {
+        let ended = self.inner.leader.has_changed().is_err();
+        ended.then(|| "its Raft core has ended, see the node's log; restart the node".to_owned())
+    }
+
+    /// Notes that the leader was heard at `at`, for bounded-stale reads. Only of an append that was accepted: who leads no longer
+    /// goes on sending, and knows nothing of what came after it.
+    pub(crate) fn note_accepted(&self, committed: Option<LogId>, at: Instant) {
+        let committed_next = committed.map_or(0, |id| id.index + 1);
         self.inner.freshness.heard(at, committed_next, *self.inner.applied.borrow());
     }
 
@@ -354,7 +361,11 @@ fn watch_leader(raft: Raft) -> watch::Receiver<Option<NodeId>> {
             };
             sender.send_if_modified(|known| std::mem::replace(known, leader) != leader);
             tokio::select! {
-                changed = metrics.changed() => if changed.is_err() { return },
+                // The core has ended, in whatever way: what it said last is not so any more.
+                changed = metrics.changed() => if changed.is_err() {
+                    sender.send_replace(None);
+                    return;
+                },
                 () = sender.closed() => return,
             }
         }

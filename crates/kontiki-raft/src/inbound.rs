@@ -1,6 +1,7 @@
 //! What arrives from other nodes. Every field of the envelope is checked before its payload is looked at; only then is the group's
 //! openraft asked. Appends of a stream are fed to openraft pipelined, and answered in order.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,6 +19,10 @@ use crate::network::{Sender, envelope};
 use crate::transport::{Envelope, MESSAGE_FORMAT, TransportError};
 use crate::type_config::{AppendReply, AppendRequest, LogId, TypeConfig};
 
+/// The appends of a stream that are not answered yet: when each came, and the commit point that it named. openraft takes in only so
+/// many before it answers.
+type Heard = Arc<Mutex<VecDeque<(Instant, Option<LogId>)>>>;
+
 impl Groups {
     /// Handles one message and returns its answer.
     pub async fn receive(&self, message: Envelope) -> Result<Envelope, TransportError> {
@@ -26,10 +31,14 @@ impl Groups {
         let (kind, payload) = match message.kind {
             kind::APPEND => {
                 let request = codec::decode_append(&message)?;
-                group.note_append(&request, Instant::now());
+                let (at, committed) = (Instant::now(), request.leader_commit);
                 let (previous, last) = ends(&request);
                 let response = raft.append_entries(request).await.map_err(|error| stopped(&error))?;
-                (kind::APPEND_REPLY, codec::encode_append_reply(&append_reply(response, previous, last)))
+                let reply = append_reply(response, previous, last);
+                if reply.is_ok() {
+                    group.note_accepted(committed, at);
+                }
+                (kind::APPEND_REPLY, codec::encode_append_reply(&reply))
             }
             kind::VOTE => {
                 let request = codec::decode_vote_request(&message.payload)?;
@@ -72,11 +81,16 @@ impl Groups {
         };
         let template = Envelope { payload: Bytes::new(), attachments: Vec::new(), ..first.clone() };
         let refusal = Arc::new(Mutex::new(None));
-        let requests =
-            self.requests(group.clone(), template.clone(), stream::iter([first]).chain(messages).boxed(), refusal.clone());
+        let heard = Heard::default();
+        let messages = stream::iter([first]).chain(messages).boxed();
+        let requests = self.requests(heard.clone(), template.clone(), messages, refusal.clone());
         let groups = self.clone();
         let replies = group.raft().stream_append(requests).map(move |result| {
             let reply = result.map_err(|fatal| stopped(&fatal))?;
+            // One reply for each request, in order.
+            if let (Some((at, committed)), true) = (heard.lock().pop_front(), reply.is_ok()) {
+                group.note_accepted(committed, at);
+            }
             Ok(groups.answer(&template, kind::APPEND_REPLY, codec::encode_append_reply(&reply)))
         });
         let ending = stream::once(async move { refusal.lock().take() }).filter_map(|refusal| async move { refusal.map(Err) });
@@ -86,7 +100,7 @@ impl Groups {
     /// The append requests of a stream, up to the first message that is not one of the same two replicas.
     fn requests(
         self: &Arc<Self>,
-        group: Group,
+        heard: Heard,
         template: Envelope,
         messages: BoxStream<'static, Envelope>,
         refusal: Arc<Mutex<Option<TransportError>>>,
@@ -102,7 +116,7 @@ impl Groups {
                 return Err(TransportError::Rejected("a stream carries appends between two replicas only".to_owned()));
             }
             let request = codec::decode_append(&message)?;
-            group.note_append(&request, Instant::now());
+            heard.lock().push_back((Instant::now(), request.leader_commit));
             Ok(request)
         });
         let until_refused = decoded.map(move |result| result.map_err(|error| *refusal.lock() = Some(error)).ok());

@@ -182,7 +182,13 @@ impl LogWriter {
         }
         let durable = batch.last().map_or(0, |request| request.ticket);
         let records: Vec<Record> = batch.iter_mut().flat_map(|request| std::mem::take(&mut request.records)).collect();
-        let result = self.log.write(&records).and_then(|()| self.log.sync());
+        // A full disk leaves the log itself usable, but what was refused then is missing: a later ticket that became durable would
+        // speak for it too.
+        let earlier = self.progress.borrow().fault.clone();
+        let result = match earlier {
+            Some(fault) => Err(fault),
+            None => self.log.write(&records).and_then(|()| self.log.sync()),
+        };
         match &result {
             Ok(()) => self.progress.send_modify(|progress| progress.durable = durable),
             Err(fault) => self.progress.send_modify(|progress| {

@@ -113,3 +113,25 @@ async fn a_failed_fsync_fails_every_append_and_vote_from_then_on() {
     log.save_vote(&vote).await.expect_err("the log is poisoned, although the disk works again");
     assert!(queue.fault().is_some());
 }
+
+#[tokio::test]
+async fn after_a_full_disk_nothing_is_reported_durable_even_when_there_is_room_again() {
+    use kontiki_storage::disk::SimulatedDisk;
+    let disk = Arc::new(SimulatedDisk::new(7));
+    let (log, _) = Log::open(disk.clone(), LogOptions { segment_bytes: 1 << 20, ..LogOptions::default() }).expect("opens");
+    let reader = log.reader();
+    let (queue, writer, _spares) = log_queue(log);
+    crate::Exec::spawn_log_writer(&Threads, writer).expect("a thread");
+    let mut log = GroupLog::open(GROUP, queue.clone(), reader.clone(), None).expect("opens");
+    let mut other = GroupLog::open(PartitionId(GROUP.0 + 1), queue.clone(), reader, None).expect("opens");
+    let large = "x".repeat(600 * 1024);
+    append(&mut log, vec![entry(1, 0, &large)]).await;
+    disk.full(Some(disk.used_bytes()));
+    let (done, flushed) = TypeConfig::oneshot();
+    log.append(vec![entry(1, 1, &large)], IOFlushed::signal(done)).await.expect("queued");
+    flushed.await.expect("answered").expect_err("the disk is full");
+    disk.full(None);
+    let vote = Vote { leader_id: LeaderId { term: 2, node_id: 1 }, committed: false };
+    other.save_vote(&vote).await.expect_err("the log has ended, for every group");
+    assert!(log.wait_durable(1).await.is_err(), "what was refused is not durable because something later is");
+}

@@ -20,6 +20,9 @@ pub const WRITE_OPS_MAX: usize = 4096;
 pub const WRITE_CONDITIONS_MAX: usize = 1024;
 /// Keys of one batch get: bounds one read call.
 pub const BATCH_GET_KEYS_MAX: usize = 4096;
+/// Bytes of keys and values that one batch get answers with, from one partition: the keys say nothing of the size of the values, and
+/// the answer is made in memory and must fit in a message. The largest value fits several times.
+pub const BATCH_GET_BYTES_MAX: usize = REQUEST_BYTES_MAX;
 /// Keys removed by one range delete inside one log entry: about 10 ms of apply. The caller goes on from `resume`.
 pub const DELETE_RANGE_KEYS_MAX: usize = 4096;
 /// Range deletes in one atomic write, for the same reason.

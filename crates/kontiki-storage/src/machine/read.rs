@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use kontiki_types::read::{ReadData, Scan};
 use kontiki_types::{CallError, Descriptor, KeyRange, Read, ReadReply, Reject, Row, Version, limits};
 use parking_lot::RwLock;
@@ -77,7 +78,7 @@ impl MachineReader {
     /// Reads at a version, or at the newest. The clock of the reply is that of the moment of the read; `age_ms` is 0, for the caller
     /// to set.
     ///
-    /// Rejects: `TooLarge` or `Invalid` (see `limits::check_read`), `StaleEpoch` if a key lies elsewhere, `VersionInFuture` if the clock
+    /// Rejects: `TooLarge` or `Invalid` (see `limits::check_read`; `TooLarge` also for what a batch get would answer), `StaleEpoch` if a key lies elsewhere, `VersionInFuture` if the clock
     /// has not reached the version, `VersionTooOld` if its history may be gone.
     pub fn read(&self, read: &Read, at: Option<Version>) -> Result<ReadReply, CallError> {
         limits::check_read(read)?;
@@ -89,19 +90,30 @@ impl MachineReader {
         let at = version_to_read(&view, at)?;
         let data = match read {
             Read::Clock => ReadData::Clock,
-            Read::Get { keys } => {
-                let get = |key: &bytes::Bytes| {
-                    let found = mvcc::value_at(&*self.engine, key, at)?;
-                    Ok::<_, CallError>(found.map(|(version, value)| Row { key: key.clone(), value, version }))
-                };
-                ReadData::Values(keys.iter().map(get).collect::<Result<_, _>>()?)
-            }
+            Read::Get { keys } => ReadData::Values(self.values(keys, at)?),
             Read::Scan(scan) => {
                 let (rows, resume) = mvcc::page(&*self.engine, scan, at)?;
                 ReadData::Page { rows, resume }
             }
         };
         Ok(ReadReply { clock: view.clock, age_ms: 0, data })
+    }
+
+    /// The keys' rows. Stops as soon as the answer would be too large: a few keys may name gigabytes.
+    fn values(&self, keys: &[Bytes], at: Version) -> Result<Vec<Option<Row>>, CallError> {
+        let mut rows = Vec::with_capacity(keys.len());
+        let mut bytes = 0;
+        for key in keys {
+            let row = mvcc::value_at(&*self.engine, key, at)?.map(|(version, value)| Row { key: key.clone(), value, version });
+            bytes += row.as_ref().map_or(0, |row| row.key.len() + row.value.len());
+            if bytes > limits::BATCH_GET_BYTES_MAX {
+                let what = "bytes that one batch get answers with".to_owned();
+                let (actual, limit) = (bytes as u64, limits::BATCH_GET_BYTES_MAX as u64);
+                return Err(Reject::TooLarge { what, actual, limit }.into());
+            }
+            rows.push(row);
+        }
+        Ok(rows)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kontiki_types::limits::{DELETE_RANGE_KEYS_MAX, SCAN_KEYS_LOOKED_AT_MAX};
+use kontiki_types::limits::{self, DELETE_RANGE_KEYS_MAX, SCAN_KEYS_LOOKED_AT_MAX};
 use kontiki_types::read::{ReadData, Scan};
 use kontiki_types::{
     ClockKind, Command, Condition, Epoch, KeyRange, NamespaceId, NodeId, NodeInfo, Op, OpResult, Read, Reject, Write, key,
@@ -201,6 +201,20 @@ fn a_page_over_deleted_keys_ends_and_says_where() {
     assert_eq!((rows, resume.clone()), (vec![user("z")], Some(user(name(10)))));
     let rest = KeyRange::new(whole.start, resume.expect("more"));
     assert_eq!(page(&machine, rest, true), (vec![user("a")], None));
+}
+
+#[test]
+fn a_batch_get_is_refused_before_its_answer_grows_too_large() {
+    let engine = MemoryEngine::new();
+    let mut machine = machine(&engine);
+    let value = Bytes::from(vec![7; limits::VALUE_BYTES_MAX]);
+    apply(&mut machine, &[write(vec![], vec![Op::Put { key: user("k"), value }])]);
+    let get = |count: usize| machine.reader().read(&Read::Get { keys: vec![user("k"); count] }, None);
+    assert!(get(3).is_ok());
+    let error = get(limits::BATCH_GET_KEYS_MAX).expect_err("4 GiB");
+    let kontiki_types::CallError::Reject(Reject::TooLarge { actual, limit, .. }) = error else { panic!("{error:?}") };
+    assert_eq!(limit, limits::BATCH_GET_BYTES_MAX as u64);
+    assert!(actual < 2 * limit, "it stopped at the limit");
 }
 
 #[test]
