@@ -62,6 +62,15 @@ pub fn display(key: &[u8]) -> String {
     out
 }
 
+/// An internal key for a human: the user key, after the namespace where that is not `default`.
+pub fn display_internal(key: &[u8]) -> String {
+    match split_internal(key) {
+        Some((NamespaceId::DEFAULT, user)) => display(user),
+        Some((namespace, user)) => format!("{namespace}/{}", display(user)),
+        None => display(key),
+    }
+}
+
 /// A half-open range of internal keys `[start, end)`. An empty `end` means no upper bound.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct KeyRange {
@@ -139,8 +148,8 @@ impl KeyRange {
 
 impl fmt::Display for KeyRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let end = if self.end.is_empty() { "+inf".to_owned() } else { display(&self.end) };
-        write!(f, "[{}, {end})", display(&self.start))
+        let end = if self.end.is_empty() { "+inf".to_owned() } else { display_internal(&self.end) };
+        write!(f, "[{}, {end})", display_internal(&self.start))
     }
 }
 
@@ -177,6 +186,13 @@ mod tests {
         assert!(!range.contains(&internal(NamespaceId::SYSTEM, b"x")));
         assert!(!range.contains(&internal(NamespaceId(2), b"")));
         assert!(KeyRange::namespace(NamespaceId(u32::MAX)).end.is_empty());
+    }
+
+    #[test]
+    fn ranges_are_told_in_user_keys() {
+        let range = KeyRange::in_namespace(NamespaceId::DEFAULT, b"a", b"");
+        assert_eq!(range.to_string(), "[a, ns2/)");
+        assert_eq!(KeyRange::new(internal(NamespaceId::SYSTEM, b"map"), "").to_string(), "[ns0/map, +inf)");
     }
 
     proptest! {

@@ -118,8 +118,8 @@ pub fn check_range(range: &KeyRange) -> Result<(), Reject> {
     if range.is_reversed() {
         return Err(Reject::invalid(format!(
             "the range is reversed: start `{}` lies after end `{}`",
-            key::display(&range.start),
-            key::display(&range.end)
+            key::display_internal(&range.start),
+            key::display_internal(&range.end)
         )));
     }
     let ends = range.start.len().max(range.end.len());

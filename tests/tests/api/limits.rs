@@ -122,7 +122,7 @@ pub async fn counts(case: &Case) {
 /// Ranges: reversed ones are named, bounds are as long as a key may be.
 pub async fn ranges(case: &Case) {
     let (start, end) = (case.key("b"), case.key("a"));
-    let reversed = format!("invalid request: the range is reversed: start `*{start}` lies after end `*{end}`");
+    let reversed = format!("invalid request: the range is reversed: start `{start}` lies after end `{end}`");
     let scan = |options: ScanOptions| {
         let stream = case.client.scan(options);
         async move { stream.try_collect::<Vec<_>>().await }

@@ -207,7 +207,7 @@ fn check_shape(write: &Write<&[u8]>) -> Result<(), Reject> {
             Op::DeleteRange { start, end } => {
                 ranges += 1;
                 if range_of(start, end).is_reversed() {
-                    let (start, end) = (key::display(start), key::display(end));
+                    let (start, end) = (key::display_internal(start), key::display_internal(end));
                     return Err(Reject::invalid(format!("the range is reversed: start `{start}` lies after end `{end}`")));
                 }
             }
