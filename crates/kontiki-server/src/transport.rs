@@ -7,7 +7,7 @@
 //!                 │ one channel per peer: keep-alive finds a peer that vanished without a word
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -49,12 +49,35 @@ pub(crate) struct Peers {
     map: Arc<MapCopy>,
     dial: Arc<dyn Dial>,
     channels: Mutex<HashMap<NodeId, (String, Channel)>>,
+    unreachable: Unreachable,
+}
+
+/// The peers that could not be reached when they were last called, so that one line tells of it and not each of many calls.
+#[derive(Clone, Default)]
+struct Unreachable(Arc<Mutex<HashSet<NodeId>>>);
+
+impl Unreachable {
+    fn note(&self, peer: NodeId, result: &Result<Envelope, TransportError>) {
+        match result {
+            Err(TransportError::Unreachable(why)) => {
+                if self.0.lock().insert(peer) {
+                    tracing::warn!(%peer, "the peer cannot be reached: {why}");
+                }
+            }
+            Ok(_) => {
+                if self.0.lock().remove(&peer) {
+                    tracing::info!(%peer, "the peer is reached again");
+                }
+            }
+            Err(TransportError::Timeout(_) | TransportError::Rejected(_)) => {}
+        }
+    }
 }
 
 impl Peers {
     /// No channel yet.
     pub(crate) fn new(map: Arc<MapCopy>, dial: Arc<dyn Dial>) -> Self {
-        Self { map, dial, channels: Mutex::default() }
+        Self { map, dial, channels: Mutex::default(), unreachable: Unreachable::default() }
     }
 
     fn client(&self, to: NodeId) -> Result<PeerClient<Channel>, TransportError> {
@@ -105,15 +128,18 @@ impl Transport for Peers {
     fn call(&self, to: NodeId, message: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Envelope, TransportError>> {
         let client = self.client(to);
         let message = addressed(message, self.map.store(to));
+        let unreachable = self.unreachable.clone();
         async move {
             let mut client = client?;
             let mut request = Request::new(to_wire(message));
             request.set_timeout(deadline);
-            match timeout(deadline, client.call(request)).await {
+            let result = match timeout(deadline, client.call(request)).await {
                 Ok(Ok(answer)) => from_wire(answer.into_inner()),
                 Ok(Err(status)) => Err(refusal(to, &status)),
                 Err(_) => Err(TransportError::Timeout(format!("{to} did not answer within {} ms", deadline.as_millis()))),
-            }
+            };
+            unreachable.note(to, &result);
+            result
         }
         .boxed()
     }

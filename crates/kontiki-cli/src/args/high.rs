@@ -15,7 +15,7 @@ use crate::failure::Failure;
 use crate::settings::ServerSettings;
 
 /// What a server logs if it is not told. openraft tells at `info` every step of every group.
-const SERVER_LOG: &str = "info,openraft=warn";
+const SERVER_LOG: &str = "info,openraft=error";
 /// What the other commands log.
 const CLIENT_LOG: &str = "warn";
 

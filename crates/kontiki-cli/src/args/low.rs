@@ -78,7 +78,7 @@ pub struct Global {
     /// How keys and values are typed and shown
     #[arg(long, short, global = true, default_value = "text", value_name = "ENCODING")]
     pub encoding: Encoding,
-    /// What to log on stderr: a level, or a filter such as info,kontiki_raft=debug [default: info,openraft=warn for server, warn for the others]
+    /// What to log on stderr: a level, or a filter such as info,kontiki_raft=debug [default: info,openraft=error for server, warn for the others]
     #[arg(long, global = true, env = "KONTIKI_LOG", hide_env_values = true, value_name = "FILTER")]
     pub log: Option<String>,
     /// How to write the log
