@@ -62,7 +62,7 @@ pub fn token(typed: &str) -> Result<Token, String> {
         let parsed = part.split_once('@').and_then(|(at, version)| Some((partition(at).ok()?, version.parse().ok()?)));
         let Some((partition, version)) = parsed else {
             return Err(format!(
-                "`{part}` is not of the form PARTITION@VERSION, such as 3@115000000000000000; `put` prints the token of its write"
+                "`{part}` is not of the form PARTITION@VERSION, such as 3@115000000000000000; `put --output json` prints the token of its write"
             ));
         };
         token.observe(partition, Version(version));

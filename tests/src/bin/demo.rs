@@ -24,6 +24,8 @@ use kontiki_types::{Bytes, NamespaceId, PartitionId, ReadLevel, Row, key};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+/// The longest that writes may stall when a leader is killed: detection 0.95 to 1.2 s, an election, and a loaded machine.
+const STALL_MAX: Duration = Duration::from_secs(2);
 const PARTITIONS: usize = 6;
 const WRITERS_PER_PARTITION: usize = 2;
 /// How long writes flow before the kill, and after it: long enough to see what is usual.
@@ -306,7 +308,7 @@ async fn kill_a_leader(
         worst = if led.contains(partition) { worst.max(gap) } else { worst };
     }
     say(format!("Before the kill the longest pause of all writers together was {}.", ms(before)));
-    claims.holds(worst < DEADLINE, format!("writes go on after {} (the goal is below 2 s)", ms(worst)))?;
+    claims.holds(worst < STALL_MAX, format!("writes go on after {}, below {}", ms(worst), ms(STALL_MAX)))?;
     Ok(history)
 }
 
