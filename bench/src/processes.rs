@@ -42,6 +42,9 @@ pub fn server_binary(given: Option<PathBuf>) -> Result<PathBuf, Failure> {
     )))
 }
 
+/// Ports below those that the kernel gives to outgoing connections: a killed server must find its own again.
+const PORTS: std::ops::Range<u16> = 20_000..30_000;
+
 /// The members of a cluster: node ids from 1, each with an address that was free a moment ago.
 #[derive(Clone, Debug)]
 pub struct Members(Vec<(u64, String)>);
@@ -49,12 +52,17 @@ pub struct Members(Vec<(u64, String)>);
 impl Members {
     /// So many members on loopback.
     pub fn on_loopback(count: u64) -> Result<Self, Failure> {
-        // All are bound at once, so that they differ; then let go, for the servers to take.
-        let bind = |_| TcpListener::bind("127.0.0.1:0").map_err(Failure::doing("looking for a free port on 127.0.0.1"));
-        let listeners: Vec<TcpListener> = (0..count).map(bind).collect::<Result<_, _>>()?;
-        let addr = |listener: &TcpListener| listener.local_addr().map(|addr| addr.to_string());
-        let addrs: Vec<String> =
-            listeners.iter().map(addr).collect::<Result<_, _>>().map_err(Failure::doing("reading a bound port"))?;
+        // Two runs at once begin at different places.
+        let (from, span) = (std::process::id().wrapping_mul(97), u32::from(PORTS.end - PORTS.start));
+        let ports = (0..span).filter_map(|step| u16::try_from(u32::from(PORTS.start) + from.wrapping_add(step) % span).ok());
+        let free = ports.filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
+        // All are held at once, so that they differ; then let go, for the servers to take.
+        let held: Vec<TcpListener> = free.take(usize::try_from(count).unwrap_or(usize::MAX)).collect();
+        let addrs: Result<Vec<String>, _> = held.iter().map(|held| held.local_addr().map(|addr| addr.to_string())).collect();
+        let addrs = addrs.map_err(Failure::doing("reading a bound port"))?;
+        if addrs.len() as u64 != count {
+            return Err(Failure::new(format!("127.0.0.1 has {} free ports in {PORTS:?}, {count} are needed", addrs.len())));
+        }
         Ok(Self((1..).zip(addrs).collect()))
     }
 
