@@ -351,6 +351,20 @@ async fn an_idle_lone_voter_is_never_stale() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_is_gone_is_dialled_at_a_measured_pace() {
+    let cluster = Cluster::start().await;
+    let leader = cluster.leader().await;
+    let gone = [NodeId(1), NodeId(2), NodeId(3)].into_iter().find(|node| leader.leader() != Some(*node)).expect("two follow");
+    cluster.wires.cut(gone, true);
+    let (before, since) = (cluster.wires.dialled(gone), tokio::time::Instant::now());
+    while since.elapsed() < Duration::from_secs(1) {
+        leader.write(put("k", "v", None)).await.expect("two of three are enough");
+    }
+    let dialled = cluster.wires.dialled(gone) - before;
+    assert!(dialled < 100, "dialled {dialled} times in a second");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_for_others_are_refused() {
     let cluster = Cluster::start().await;
     let groups = cluster.groups[0].as_ref().expect("running");

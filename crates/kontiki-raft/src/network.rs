@@ -152,11 +152,15 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         }
         let from = self.from;
         let (to_node, to_replica) = (self.to_node, self.to_replica);
-        let messages = input.map(move |request| {
-            let (payload, attachments) = codec::encode_append(&request);
-            envelope(from, to_node, to_replica, kind::APPEND, payload, attachments)
-        });
         Box::pin(async move {
+            // openraft backs off where the next request is taken from it, and nowhere else. So one is taken before the peer is
+            // dialled: a peer that refuses at once would else be dialled as fast as the machine can.
+            let mut input = input;
+            let Some(first) = input.next().await else { return Ok(futures::stream::empty().boxed()) };
+            let messages = futures::stream::once(std::future::ready(first)).chain(input).map(move |request| {
+                let (payload, attachments) = codec::encode_append(&request);
+                envelope(from, to_node, to_replica, kind::APPEND, payload, attachments)
+            });
             let opened = self.transport.stream(self.to_node, messages.boxed(), SETUP).await;
             let replies = opened.map_err(|error| self.rpc_error(RPCTypes::AppendEntries, SETUP, error))?;
             let peer: &Self = self;

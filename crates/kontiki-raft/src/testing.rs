@@ -46,6 +46,8 @@ pub(crate) struct Wires {
 struct Inner {
     nodes: HashMap<NodeId, Weak<Groups>>,
     cut: HashSet<NodeId>,
+    /// How often a stream to a node was asked for.
+    dialled: HashMap<NodeId, u64>,
 }
 
 impl Wires {
@@ -62,6 +64,21 @@ impl Wires {
         } else {
             inner.cut.remove(&node);
         }
+    }
+
+    /// How often a stream to a node was asked for.
+    pub(crate) fn dialled(&self, node: NodeId) -> u64 {
+        self.inner.lock().dialled.get(&node).copied().unwrap_or(0)
+    }
+
+    /// As a connection is made: before anything is sent.
+    fn dial(&self, to: NodeId) -> Result<(), TransportError> {
+        let mut inner = self.inner.lock();
+        *inner.dialled.entry(to).or_default() += 1;
+        if inner.cut.contains(&to) {
+            return Err(TransportError::Unreachable("the link is cut".into()));
+        }
+        Ok(())
     }
 
     fn reach(&self, from: NodeId, to: NodeId) -> Result<Arc<Groups>, TransportError> {
@@ -95,6 +112,7 @@ impl Transport for Wires {
     ) -> BoxFuture<'static, Result<BoxStream<'static, Result<Envelope, TransportError>>, TransportError>> {
         let wires = self.clone();
         Box::pin(async move {
+            wires.dial(to)?;
             let mut messages = messages.peekable();
             let Some(first) = std::pin::Pin::new(&mut messages).peek().await else { return Ok(futures::stream::empty().boxed()) };
             let from = first.from_node;
