@@ -49,7 +49,6 @@ proptest! {
         for step in steps {
             match step {
                 Step::Write(seed) => {
-                    // Rolling syncs, so that what is on disk may be newer than the last sync: sync before to know what it is.
                     let records = Random(seed).records(&mut model);
                     log.write(&records).expect("writes");
                 }
