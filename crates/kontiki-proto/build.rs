@@ -6,7 +6,7 @@
 )]
 
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::{env, fs};
 
 use prost::Message;
@@ -14,7 +14,8 @@ use prost::Message;
 const FILES: [&str; 4] = ["kontiki/v1/kv.proto", "kontiki/v1/cluster.proto", "kontiki/v1/peer.proto", "kontiki/v1/error.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
+    // Asked when it runs, not when it is compiled: a script compiled in one checkout may be run for another that shares its cache.
+    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
     for file in FILES {
         println!("cargo::rerun-if-changed={}", root.join(file).display());
     }
