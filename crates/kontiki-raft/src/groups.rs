@@ -68,12 +68,14 @@ pub struct Groups {
     /// What recovery found for groups that are not open yet.
     recovered: Mutex<BTreeMap<PartitionId, RecoveredGroup>>,
     open: RwLock<HashMap<PartitionId, Group>>,
+    broken: Mutex<BTreeMap<PartitionId, Fault>>,
     /// One creation at a time: a group must never be built twice on one log.
     creating: tokio::sync::Mutex<()>,
 }
 
 impl Groups {
-    /// Recovers the log, starts the log writer, and starts every replica that the engine holds.
+    /// Recovers the log, starts the log writer, and starts every replica that the engine holds. One that cannot be opened stays down
+    /// alone ([`Groups::broken`]).
     pub async fn open(config: GroupsConfig) -> Result<Arc<Self>, Fault> {
         let raft_config = config.options.config(config.cluster_name.clone());
         let raft_config = raft_config.map_err(|error| Fault::Invariant(format!("unchecked Raft options: {error}")))?;
@@ -92,15 +94,38 @@ impl Groups {
             reader,
             recovered: Mutex::new(recovered.groups),
             open: RwLock::new(HashMap::new()),
+            broken: Mutex::default(),
             creating: tokio::sync::Mutex::new(()),
             config,
         });
-        for partition in held {
-            if let Some(machine) = Machine::open(groups.config.engine.clone(), partition)? {
-                groups.start(machine).await?;
+        let mut faults = BTreeMap::new();
+        for partition in &held {
+            if let Err(fault) = groups.restart(*partition).await {
+                faults.insert(*partition, fault);
             }
         }
-        Ok(groups)
+        // If nothing at all can be opened, it is not the replicas that are broken.
+        match faults.pop_first() {
+            Some((_, fault)) if faults.len() + 1 == held.len() => Err(fault),
+            Some((partition, fault)) => {
+                faults.insert(partition, fault);
+                *groups.broken.lock() = faults;
+                Ok(groups)
+            }
+            None => Ok(groups),
+        }
+    }
+
+    async fn restart(&self, partition: PartitionId) -> Result<(), Fault> {
+        match Machine::open(self.config.engine.clone(), partition)? {
+            Some(machine) => self.start(machine).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// The replicas that could not be opened at the start, and why: each stays down alone.
+    pub fn broken(&self) -> BTreeMap<PartitionId, Fault> {
+        self.broken.lock().clone()
     }
 
     /// Opens this node's replica of a partition, creating it if it is new. Does nothing if it is open. The new replica's record
@@ -132,6 +157,7 @@ impl Groups {
         let replica = machine.replica();
         let found = self.recovered.lock().remove(&partition);
         let log = GroupLog::open(partition, self.queue.clone(), self.reader.clone(), found.as_ref())?;
+        check_log_reaches(&machine, &log)?;
         let (state_machine, applied) = StateMachine::new(state_machine::Parts {
             machine,
             partition,
@@ -213,6 +239,24 @@ fn open_log(disk: Arc<dyn Disk>, options: LogOptions, replicas: &[PartitionId]) 
         return Err(Fault::corrupt(format!("the raft log's directory {}", disk.place("")), detail));
     }
     Log::open(disk, options)
+}
+
+/// Nothing is applied before it is durable in the log here. So a log that ends before the applied position has lost its end since,
+/// and with it perhaps entries that this replica has acknowledged and not applied: it must not vote or acknowledge any more.
+fn check_log_reaches(machine: &Machine, log: &GroupLog) -> Result<(), Fault> {
+    let applied = machine.position().map(|_| machine.applied_index());
+    let last = log.last_index();
+    if applied <= last {
+        return Ok(());
+    }
+    let show = |index: Option<u64>| index.map_or_else(|| "nothing".to_owned(), |index| format!("entry {index}"));
+    let detail = format!(
+        "it ends at {}, but {} was applied here: its newest files are missing; put them back, or replace this node by a new one (the \
+         other replicas have the data)",
+        show(last),
+        show(applied)
+    );
+    Err(Fault::corrupt(format!("the raft log of {}", machine.partition()), detail))
 }
 
 fn executor_gone() -> Fault {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use kontiki_client::{Client, Endpoint, NodeStatus};
 use kontiki_placement::{Step, View, plan};
+use kontiki_raft::Group;
 use kontiki_types::{Error, NodeInfo, PartitionId};
 use tokio::time::sleep;
 
@@ -14,6 +15,8 @@ use crate::local::Local;
 
 /// Between two looks. A step is carried out only if two looks in a row ask for it: a node that has just come back settles first.
 const LOOK_EVERY: Duration = Duration::from_millis(1000);
+/// The same while some node is not registered as it is: until a node's store is known, a disk that replaced it could pass for it.
+const REGISTER_EVERY: Duration = Duration::from_millis(150);
 /// How many entries a replica may lack and still be asked to lead: what it lacks under load is what is on its way. The leader itself
 /// refuses a target that is not complete when it comes to it.
 const LAG_ENTRIES_MAX: u64 = 256;
@@ -25,22 +28,23 @@ type Statuses = Vec<(NodeInfo, Result<NodeStatus, Error>)>;
 /// Runs until the node stops; does something only while this node leads the system partition.
 pub(crate) async fn run(local: Local, client: Client, spread_leaders: bool) {
     let mut wanted = None;
+    let mut registered = false;
     loop {
         tokio::select! {
-            () = sleep(LOOK_EVERY) => {}
+            () = sleep(if registered { LOOK_EVERY } else { REGISTER_EVERY }) => {}
             () = local.stopping().cancelled() => return,
         }
         let system = local.replica(PartitionId::SYSTEM);
         let Some(system) = system.filter(|group| group.is_leader()) else {
-            wanted = None;
+            (wanted, registered) = (None, false);
             continue;
         };
         if local.map_copy().current().partitions.is_empty() {
             continue;
         }
         let Ok(statuses) = client.status().await else { continue };
-        record(&local, &system, &statuses).await;
-        if !spread_leaders {
+        let were_registered = std::mem::replace(&mut registered, record(&local, &system, &statuses).await);
+        if !spread_leaders || !were_registered {
             continue;
         }
         let step = plan(&view(&local, &statuses));
@@ -53,23 +57,26 @@ pub(crate) async fn run(local: Local, client: Client, spread_leaders: bool) {
     }
 }
 
-/// Writes down which store and address each node has, once it has said so. A store that was known never changes: a node with another
-/// one has lost its disk.
-async fn record(local: &Local, system: &kontiki_raft::Group, statuses: &Statuses) {
+/// Writes down which store and address each node has, once it has said so, and returns whether all who answered are known as they are.
+/// A store that was known never changes: a node with another one has lost its disk.
+async fn record(local: &Local, system: &Group, statuses: &Statuses) -> bool {
     let map = local.map_copy().current();
+    let mut all_known = true;
     for status in statuses.iter().filter_map(|(_, status)| status.as_ref().ok()) {
         let Some(seen) = map.node(status.node.id) else { continue };
         if status.cluster != local.identity().cluster || *seen == status.node {
             continue;
         }
         if seen.store.is_some() && seen.store != status.node.store {
-            tracing::warn!(node = %seen.id, "answers with another store than it registered: its disk was replaced; it needs a new id");
+            tracing::debug!(node = %seen.id, "answers with another store than it registered: its disk was replaced; it needs a new id");
             continue;
         }
+        all_known = false;
         if let Err(error) = register(system, seen, &status.node).await {
             tracing::info!(node = %seen.id, %error, "could not be registered yet");
         }
     }
+    all_known
 }
 
 fn view(local: &Local, statuses: &Statuses) -> View {

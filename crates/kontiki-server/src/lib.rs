@@ -30,6 +30,7 @@ mod metrics;
 mod node;
 mod options;
 mod reconcile;
+mod running;
 mod services;
 mod transport;
 

@@ -144,10 +144,16 @@ impl Local {
     /// Notes that a replica could not be opened (`Some`), or could be after all.
     pub(crate) fn note_broken(&self, partition: PartitionId, why: Option<String>) {
         let mut broken = self.inner.broken.lock();
-        match why {
-            Some(why) => drop(broken.insert(partition, why)),
-            None => drop(broken.remove(&partition)),
+        let Some(why) = why else { return drop(broken.remove(&partition)) };
+        if broken.get(&partition) != Some(&why) {
+            tracing::error!(node = %self.node(), %partition, why, "the replica cannot be opened; the others go on");
+            broken.insert(partition, why);
         }
+    }
+
+    /// Whether a replica could not be opened.
+    pub(crate) fn is_broken(&self, partition: PartitionId) -> bool {
+        self.inner.broken.lock().contains_key(&partition)
     }
 
     /// Notes that this node must not take part in its cluster, such as under the number of a node whose disk was lost.

@@ -11,15 +11,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
 use kontiki_client::{Client, ClientOptions, Endpoint, NodeStatus};
-use kontiki_raft::{Exec, Groups, GroupsConfig};
-use kontiki_storage::disk::Disk;
-use kontiki_storage::engine::Engine;
-use kontiki_types::{Effect, Error, ErrorKind, Fault, NodeId, PartitionId};
+use kontiki_types::{Error, ErrorKind, NodeId, PartitionId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -31,17 +26,9 @@ use crate::local::{Local, Parts};
 use crate::map::MapCopy;
 use crate::metrics::Metrics;
 use crate::options::NodeOptions;
-use crate::transport::Peers;
+use crate::running::{Ground, Running, blocking};
 use crate::{balance, bootstrap, grpc, http, reconcile};
 
-/// Handing leaderships over saves the others an election, but a stop must be quick.
-const HAND_OVER_WITHIN: Duration = Duration::from_millis(700);
-/// Calls that are being answered get this long when the node stops.
-const FINISH_WITHIN: Duration = Duration::from_millis(200);
-/// Making everything durable at the end only saves the next start a replay: what was acknowledged is in the log.
-const FLUSH_WITHIN: Duration = Duration::from_millis(500);
-/// How long a task may take to end after it was told to.
-const END_WITHIN: Duration = Duration::from_millis(500);
 /// How often readiness is looked at for the gRPC health service.
 const HEALTH_EVERY: Duration = Duration::from_millis(250);
 /// How often readiness is looked at for callers who wait for it.
@@ -54,25 +41,6 @@ pub struct Node {
     addr: String,
     http_addr: Option<String>,
     running: Mutex<Option<Running>>,
-}
-
-/// What ends when the node stops.
-struct Running {
-    local: Local,
-    tasks: Vec<JoinHandle<()>>,
-    /// Breaks the connections.
-    cut: CancellationToken,
-    ground: Ground,
-    exec: Arc<dyn Exec>,
-}
-
-/// What the replicas stand on, and how many held it before there were any: when no more hold it again, it can be closed.
-struct Ground {
-    groups: Arc<Groups>,
-    engine: (Arc<dyn Engine>, usize),
-    log: (Arc<dyn Disk>, usize),
-    /// Last: its lock goes when everything in it is closed.
-    dir: Arc<dyn DataDir>,
 }
 
 impl std::fmt::Debug for Node {
@@ -106,10 +74,10 @@ impl Node {
         let metrics = Metrics::default();
         let admission = Arc::new(Admission::new(options.admission.clone()));
         let parts = Parts { identity, addr, map, admission, metrics: metrics.clone(), stopping, cut: cut.clone() };
-        let local = Local::new(parts, ground.groups.clone(), ground.engine.0.clone());
+        let local = Local::new(parts, ground.groups.clone(), ground.engine());
         let client_options = ClientOptions { seed: Some(env.seed.wrapping_add(1)), ..ClientOptions::default() };
         let client = Client::embedded(local.node(), Arc::new(local.clone()), env.dial.clone(), client_options);
-        let mut running = Running { local: local.clone(), tasks: Vec::new(), cut, ground, exec: env.exec.clone() };
+        let mut running = Running::new(local.clone(), cut, ground, env.exec.clone());
         // From here on things run: whatever fails must end them.
         let starting = Starting { local: &local, client: &client, metrics, options: &options, members };
         match starting.run(sockets, changes, &mut running).await {
@@ -118,8 +86,7 @@ impl Node {
                 Ok(Self { addr, http_addr, running: Mutex::new(Some(running)), local, client })
             }
             Err(error) => {
-                local.stopping().cancel();
-                running.end().await;
+                let _ = running.abandon().await;
                 Err(error)
             }
         }
@@ -140,39 +107,13 @@ impl Node {
     }
 
     /// Stops the node: hands its leaderships over where somebody can take them at once, takes nothing new on, answers what it can
-    /// in a moment, and gives the directory back. Takes well under two seconds. Stopping twice is stopping once.
+    /// in a moment, and gives the directory back. Takes well under two seconds. Stopping twice is stopping once, and a caller who
+    /// stops waiting does not stop the stopping.
     pub async fn stop(&self) {
         let Some(running) = self.running.lock().take() else { return };
-        let stopping = self.local.stopping();
-        let _ = timeout(HAND_OVER_WITHIN, self.hand_over()).await;
-        stopping.cancel();
-        let _ = timeout(FINISH_WITHIN, self.idle(&running.tasks)).await;
-        let _ = timeout(FLUSH_WITHIN, running.ground.groups.flush()).await;
-        running.end().await;
-        tracing::info!(node = %self.id(), "the node has stopped");
-    }
-
-    /// Waits until everything that was begun has been answered, and all loops and services have ended.
-    async fn idle(&self, tasks: &[JoinHandle<()>]) {
-        while !self.local.admission().is_idle() || tasks.iter().any(|task| !task.is_finished()) {
-            sleep(READY_EVERY).await;
+        if running.stop().await.is_ok() {
+            tracing::info!(node = %self.id(), "the node has stopped");
         }
-    }
-
-    /// Asks, for every partition that this node leads, another voter to take over. All at once: each takes one election.
-    async fn hand_over(&self) {
-        let own = self.id();
-        let led = self.local.replicas().into_iter().filter(|group| group.is_leader());
-        let transfers = led.filter_map(|group| {
-            let status = group.status();
-            let to = status.caught_up.into_iter().find(|node| *node != own && status.voters.contains(node))?;
-            Some(async move {
-                if let Err(error) = group.transfer_leader(to).await {
-                    tracing::debug!(partition = %group.partition(), %to, %error, "not handed over");
-                }
-            })
-        });
-        join_all(transfers.collect::<Vec<_>>()).await;
     }
 }
 
@@ -216,12 +157,8 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let Some(running) = self.running.get_mut().take() else { return };
-        self.local.stopping().cancel();
-        running.cut.cancel();
-        // The replicas end on the runtime, if it is still there; if it is not, they ended with it.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(running.end());
+        if let Some(running) = self.running.get_mut().take() {
+            drop(running.abandon());
         }
     }
 }
@@ -267,14 +204,6 @@ fn advertised(options: &NodeOptions, identity: &Identity, listening: &str) -> St
     options.advertise.clone().or(member).unwrap_or_else(|| listening.to_owned())
 }
 
-/// Runs blocking work through the environment.
-async fn blocking<T: Send + 'static>(env: &Env, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
-    let (done, result) = tokio::sync::oneshot::channel();
-    let run = Box::new(move || drop(done.send(work())));
-    env.exec.blocking(run).await;
-    result.await.map_err(|_| Error::new(ErrorKind::Internal, "work that blocks was dropped: is the runtime shutting down?"))
-}
-
 async fn open_dir(env: &Env, options: &NodeOptions) -> Result<(Arc<dyn DataDir>, Identity), Error> {
     let (dirs, options, seed) = (env.data_dirs.clone(), options.clone(), env.seed);
     blocking(env, move || {
@@ -283,80 +212,6 @@ async fn open_dir(env: &Env, options: &NodeOptions) -> Result<(Arc<dyn DataDir>,
         Ok((dir, identity))
     })
     .await?
-}
-
-impl Ground {
-    async fn open(
-        env: &Env,
-        options: &NodeOptions,
-        identity: &Identity,
-        dir: Arc<dyn DataDir>,
-        map: &Arc<MapCopy>,
-        changed: watch::Sender<u64>,
-    ) -> Result<Self, Error> {
-        let (opening, engine_options) = (dir.clone(), options.engine.clone());
-        let engine = blocking(env, move || opening.engine(&engine_options)).await?;
-        let engine = engine.map_err(|fault| in_dir(dir.as_ref(), "the storage engine cannot be opened", fault))?;
-        let opening = dir.clone();
-        let log = blocking(env, move || opening.log()).await?;
-        let log =
-            log.map_err(|error| in_dir(dir.as_ref(), "the log cannot be opened", Fault::io("opening its directory", error)))?;
-        let (engine_holders, log_holders) = (Arc::strong_count(&engine), Arc::strong_count(&log));
-        let config = GroupsConfig {
-            cluster: identity.cluster,
-            cluster_name: identity.cluster_name.clone(),
-            node: identity.node,
-            store: identity.store,
-            disk: log.clone(),
-            log: options.log.clone(),
-            engine: engine.clone(),
-            transport: Arc::new(Peers::new(map.clone(), env.dial.clone())),
-            wall_ms: env.wall_ms.clone(),
-            exec: env.exec.clone(),
-            effects: Arc::new(move |_, effect| match effect {
-                // Both mean the same to the node: look again at what it should hold.
-                Effect::MapChanged | Effect::DescriptorChanged(_) => changed.send_modify(|count| *count += 1),
-            }),
-            options: options.raft.clone(),
-        };
-        let groups = Groups::open(config).await;
-        let groups = groups.map_err(|fault| in_dir(dir.as_ref(), "the replicas cannot be opened", fault))?;
-        Ok(Self { groups, engine: (engine, engine_holders), log: (log, log_holders), dir })
-    }
-
-    /// Closes everything, the directory last. Closing an engine blocks.
-    async fn close(self, exec: &dyn Exec) {
-        let Self { groups, engine, log, dir } = self;
-        if timeout(END_WITHIN, groups.shutdown()).await.is_err() {
-            tracing::warn!("the replicas did not stop in time; they are left to the runtime");
-        }
-        drop(groups);
-        let closed = timeout(END_WITHIN, async {
-            while Arc::strong_count(&engine.0) > engine.1 || Arc::strong_count(&log.0) > log.1 {
-                sleep(READY_EVERY).await;
-            }
-        });
-        if closed.await.is_err() {
-            tracing::warn!("something still uses the data directory; it is given back when that ends");
-        }
-        exec.blocking(Box::new(move || {
-            drop((engine, log));
-            drop(dir);
-        }))
-        .await;
-    }
-}
-
-/// A fault at start-up, with the directory and what to do.
-fn in_dir(dir: &dyn DataDir, what: &str, fault: Fault) -> Error {
-    let advice = match &fault {
-        _ if fault.is_disk_full() => "free space on that disk",
-        Fault::Io { .. } => "look at that disk",
-        Fault::Corrupt { .. } => "do not start it again as it is: remove the directory and bring the node back under a new id",
-        Fault::Format { .. } => "start the version that wrote it, or a newer one",
-        Fault::Invariant(_) => "keep the directory for the report",
-    };
-    Error::with_source(ErrorKind::Storage, format!("data directory {}: {what}: {fault}; {advice}", dir.path().display()), fault)
 }
 
 /// The second half of a start, in which things begin to run.
@@ -378,7 +233,10 @@ impl Starting<'_> {
     ) -> Result<(String, Option<String>), Error> {
         let Self { local, client, metrics, options, members } = self;
         let services = grpc::Services::new(local.clone(), client.clone(), metrics.clone())?;
-        if local.replica(PartitionId::SYSTEM).is_none() {
+        for (partition, fault) in running.ground.groups.broken() {
+            local.note_broken(partition, Some(fault.to_string()));
+        }
+        if local.replica(PartitionId::SYSTEM).is_none() && !local.is_broken(PartitionId::SYSTEM) {
             bootstrap::open_system(&running.ground.groups, &members).await?;
         }
         for group in local.replicas() {
@@ -399,20 +257,5 @@ impl Starting<'_> {
             http_addr = Some(addr);
         }
         Ok((sockets.addr, http_addr))
-    }
-}
-
-impl Running {
-    /// Ends everything that runs, whatever it is doing, and gives the data directory back.
-    async fn end(self) {
-        let Self { local, tasks, cut, ground, exec } = self;
-        cut.cancel();
-        for mut task in tasks {
-            if timeout(END_WITHIN, &mut task).await.is_err() {
-                task.abort();
-            }
-        }
-        local.release();
-        ground.close(exec.as_ref()).await;
     }
 }

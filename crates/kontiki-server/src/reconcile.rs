@@ -53,10 +53,7 @@ async fn once(local: &Local) -> Result<(), Fault> {
                 wake(local, &group);
             }
             // That replica alone stays down, and says so; the others go on.
-            Err(fault) => {
-                tracing::error!(node = %local.node(), partition = %descriptor.id, %fault, "the replica cannot be opened");
-                local.note_broken(descriptor.id, Some(fault.to_string()));
-            }
+            Err(fault) => local.note_broken(descriptor.id, Some(fault.to_string())),
         }
     }
     Ok(())

@@ -70,6 +70,18 @@ async fn a_node_that_is_dropped_loses_nothing_that_was_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stop_that_nobody_waits_for_and_a_drop_outside_of_the_runtime_give_the_directory_back() {
+    let root = tempfile::tempdir().expect("a folder");
+    let node = Node::start(options(&root)).await.expect("starts");
+    let impatient = tokio::time::timeout(Duration::ZERO, node.stop()).await;
+    assert!(impatient.is_err(), "a stop takes longer than nothing");
+    let again = start_when_free(&options(&root)).await;
+    std::thread::spawn(move || drop(again)).join().expect("dropped");
+    start_when_free(&options(&root)).await.stop().await;
+    drop(node);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_taken_port_is_an_error_that_leaves_nothing_behind() {
     let root = tempfile::tempdir().expect("a folder");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");

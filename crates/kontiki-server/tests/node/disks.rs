@@ -8,8 +8,9 @@ use std::time::Duration;
 use kontiki_server::env::{DataDir, DataDirs, Env};
 use kontiki_server::{LogOptions, Node, NodeOptions};
 use kontiki_storage::disk::{Disk, SimulatedDisk};
-use kontiki_storage::engine::{Engine, MemoryEngine, RocksOptions};
-use kontiki_types::{Error, ErrorKind, Fault};
+use kontiki_storage::engine::{Batch, Engine, MemoryEngine, RocksOptions};
+use kontiki_storage::schema::Key;
+use kontiki_types::{Error, ErrorKind, Fault, PartitionId};
 
 use crate::{PATIENCE, error_of, eventually, http_get};
 
@@ -114,4 +115,31 @@ async fn a_sync_that_fails_stops_the_node_but_not_its_host() {
     let row = again.client().get("before").await.expect("got").expect("acknowledged, so it is there");
     assert_eq!(row.value, "1");
     again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_replica_that_cannot_be_opened_stays_down_alone() {
+    let disks = Simulated::new();
+    let options = NodeOptions { partitions: 2, ..options() };
+    let node = Node::start_in(disks.env(), options.clone()).await.expect("starts");
+    node.ready(PATIENCE).await.expect("ready");
+    node.client().put("\u{1}low", "1").await.expect("put");
+    node.client().put("\u{7fff}high", "1").await.expect("put");
+    node.stop().await;
+
+    let broken = PartitionId(3);
+    let mut batch = Batch::new();
+    batch.put(&Key::<&[u8]>::Replica { partition: broken }.encode(), b"not a replica");
+    disks.engine.write(&batch).expect("written");
+    let node = Node::start_in(disks.env(), options).await.expect("the others can be opened");
+    let client = node.client().with_timeout(Duration::from_secs(2));
+    client.put("\u{1}low", "2").await.expect("its partition works");
+    client.put("\u{7fff}high", "2").await.expect_err("its partition has no replica that works");
+    let status = node.status();
+    assert!(!status.ready && status.fault.is_none(), "the node as a whole is well: {status:?}");
+    let faults: Vec<_> = status.partitions.iter().filter_map(|status| Some((status.id, status.fault.clone()?))).collect();
+    assert!(matches!(faults.as_slice(), [(id, why)] if *id == broken && why.contains("is corrupt")), "{faults:?}");
+    let (code, body) = http_get(node.http_addr().expect("served"), "/readyz").await;
+    assert!(code == 503 && body.contains("the replica of p3 is not open"), "{body}");
+    node.stop().await;
 }
