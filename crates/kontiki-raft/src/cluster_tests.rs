@@ -351,6 +351,25 @@ async fn an_idle_lone_voter_is_never_stale() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_ends_before_what_was_applied_is_refused() {
+    let engine = MemoryEngine::new();
+    let node = TestNode { id: NodeId(1), dir: tempfile::tempdir().expect("a directory"), engine: engine.clone() };
+    let groups = Groups::open(config(&node, &Wires::default())).await.expect("opens");
+    let lone = groups.create(Descriptor::new(PARTITION, KeyRange::all(), &[NodeId(1)])).await.expect("creates");
+    lone.initialize().await.expect("initialises");
+    tokio::time::timeout(WAIT, lone.leadership().wait_for(Option::is_some)).await.expect("in time").expect("runs");
+    lone.write(put("k", "v", None)).await.expect("writes");
+    groups.flush().await.expect("flushes");
+    groups.shutdown().await;
+    // Another log, begun and empty, in place of the one that holds the entries.
+    let other = TestNode { id: NodeId(1), dir: tempfile::tempdir().expect("a directory"), engine };
+    let begun = config(&other, &Wires::default());
+    drop(kontiki_storage::log::Log::open(begun.disk, begun.log).expect("begins"));
+    let Err(fault) = Groups::open(config(&other, &Wires::default())).await else { panic!("opened without its log's end") };
+    assert!(fault.to_string().contains("it ends at nothing, but entry"), "{fault}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_is_gone_is_dialled_at_a_measured_pace() {
     let cluster = Cluster::start().await;
     let leader = cluster.leader().await;

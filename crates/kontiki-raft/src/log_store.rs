@@ -83,6 +83,11 @@ impl GroupLog {
         Ok(Self { group, queue, reader, state: Arc::new(Mutex::new(state)) })
     }
 
+    /// The index of the last entry, or of the purge point if nothing follows it.
+    pub(crate) fn last_index(&self) -> Option<u64> {
+        self.state.lock().last.map(|id| id.index)
+    }
+
     /// Waits until the append that carried `index` is durable. Entries that have left the cache are.
     pub(crate) async fn wait_durable(&self, index: u64) -> Result<(), Fault> {
         let ticket = self.state.lock().ticket_of(index);
