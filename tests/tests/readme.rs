@@ -81,7 +81,8 @@ fn the_limits_table_says_what_the_code_does() {
 
 #[test]
 fn the_table_reader_reads_units_and_leaves_other_tables_alone() {
-    let text = "| limit | value | constant |\n|---|---|---|\n| key | 16 KiB | `K` |\n| age | 5 ms | `A` |\n| a | b |\n| n | 7 | `N` |";
+    let text =
+        "| limit | value | constant |\n|---|---|---|\n| key | 16 KiB | `K` |\n| age | 5 ms | `A` |\n| a | b |\n| n | 7 | `N` |";
     let expected = [("K", 16 * 1024), ("A", 5), ("N", 7)].map(|(name, value)| (name.to_owned(), value));
     assert_eq!(stated_limits(text), expected);
 }
@@ -90,7 +91,8 @@ fn the_table_reader_reads_units_and_leaves_other_tables_alone() {
 fn named_paths(text: &str) -> Vec<String> {
     let quoted = text.split('`').skip(1).step_by(2);
     let linked = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
-    let tops = ["bench", "crates", "docs", "proto", "scripts", "tests", "Makefile", "ARCHITECTURE.md", "CHANGELOG.md", "README.md"];
+    let tops =
+        ["bench", "crates", "docs", "proto", "scripts", "tests", "Makefile", "ARCHITECTURE.md", "CHANGELOG.md", "README.md"];
     let names_top = |word: &&str| tops.iter().any(|top| word == top || word.starts_with(&format!("{top}/")));
     let plain = |word: &&str| !word.contains([' ', '*', '{', '<', '\n']);
     quoted.chain(linked).filter(names_top).filter(plain).map(str::to_owned).collect()
