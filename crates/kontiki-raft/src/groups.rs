@@ -98,29 +98,26 @@ impl Groups {
             creating: tokio::sync::Mutex::new(()),
             config,
         });
-        let mut faults = BTreeMap::new();
+        let mut broken = BTreeMap::new();
         for partition in &held {
-            if let Err(fault) = groups.restart(*partition).await {
-                faults.insert(*partition, fault);
+            match Machine::open(groups.config.engine.clone(), *partition) {
+                // A log that cannot carry one replica can carry none: it is the node's, and it holds the votes of all.
+                Ok(machine) => {
+                    if let Some(machine) = machine {
+                        groups.start(machine).await?;
+                    }
+                }
+                Err(fault) => drop(broken.insert(*partition, fault)),
             }
         }
         // If nothing at all can be opened, it is not the replicas that are broken.
-        match faults.pop_first() {
-            Some((_, fault)) if faults.len() + 1 == held.len() => Err(fault),
-            Some((partition, fault)) => {
-                faults.insert(partition, fault);
-                *groups.broken.lock() = faults;
-                Ok(groups)
-            }
-            None => Ok(groups),
+        if broken.len() == held.len()
+            && let Some((_, fault)) = broken.pop_first()
+        {
+            return Err(fault);
         }
-    }
-
-    async fn restart(&self, partition: PartitionId) -> Result<(), Fault> {
-        match Machine::open(self.config.engine.clone(), partition)? {
-            Some(machine) => self.start(machine).await.map(drop),
-            None => Ok(()),
-        }
+        *groups.broken.lock() = broken;
+        Ok(groups)
     }
 
     /// The replicas that could not be opened at the start, and why: each stays down alone.
