@@ -29,6 +29,11 @@ fn ticks(stat: &str) -> Option<u32> {
     user.checked_add(system)
 }
 
+/// How many programs wanted to run in the last minute; `None` if the kernel does not say.
+pub fn load_average() -> Option<f64> {
+    std::fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,7 +18,7 @@ use crate::disk::Disk;
 use crate::load::{self, Load, Operation};
 use crate::processes::{self, ClusterSettings, Members, Servers};
 use crate::report::{Cell, FSYNC, Place, Report, Settings};
-use crate::{Failure, stall, workload};
+use crate::{Failure, cpu, stall, workload};
 
 /// How a run is done.
 #[derive(Clone, Debug)]
@@ -62,6 +62,7 @@ pub async fn run(plan: &Plan, progress: &dyn Fn(&str)) -> Result<Report, Failure
         profile: if cfg!(debug_assertions) { "dev" } else { "release" },
         server: plan.server.display().to_string(),
         processors: std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
+        load_average: cpu::load_average(),
         disk: Disk::measure(directory.path())?,
         fsync: FSYNC,
         key_bytes: workload::KEY_BYTES,

@@ -108,6 +108,8 @@ pub struct Settings {
     pub server: String,
     /// Processors that this process may use; load and servers share them.
     pub processors: usize,
+    /// Programs that wanted to run at the start, averaged over a minute. Figures taken beside others are low.
+    pub load_average: Option<f64>,
     /// The disk under the data.
     pub disk: Disk,
     /// When a write is acknowledged.
@@ -139,6 +141,9 @@ pub struct Report {
     pub took_ms: u128,
 }
 
+/// A machine below this load average is quiet.
+const LOAD_AVERAGE_QUIET: f64 = 0.5;
+
 /// What `Settings::fsync` says: not a choice, there is no other setting.
 pub const FSYNC: &str = "every write is fdatasynced in the raft log of a majority before it is acknowledged; one fdatasync serves all \
 writes and groups that wait on a node; log segments are pre-written, 64 MiB each; RocksDB's own log is off";
@@ -155,6 +160,12 @@ impl Report {
             "data on {}: 4 KiB write + fdatasync p50 {} us, p99 {} us",
             s.disk.file_system, s.disk.fdatasync_p50_us, s.disk.fdatasync_p99_us
         );
+        if let Some(load) = s.load_average.filter(|load| *load > LOAD_AVERAGE_QUIET) {
+            let _ = writeln!(
+                out,
+                "WARNING: the load average was {load:.1} at the start: other programs ran beside, and the figures are low"
+            );
+        }
         if s.disk.is_memory() {
             let _ = writeln!(
                 out,
@@ -209,11 +220,12 @@ impl Report {
 
     fn write_stalls(&self, out: &mut String) {
         for stall in &self.stalls {
+            let others = stall.others_gap_ms.map_or_else(|| "none".to_owned(), |ms| format!("longest gap {ms:.0} ms"));
             let _ = writeln!(
                 out,
                 "SIGKILL of node {}, leader of partitions {:?}: longest gap between acknowledged writes {:.0} ms (stated limit 2000 ms), \
-                 first write after {:.0} ms; other partitions' longest gap {:.0} ms; failed writes {}",
-                stall.node, stall.partitions, stall.gap_ms, stall.first_write_ms, stall.others_gap_ms, stall.errors
+                 first write after {:.0} ms; other partitions: {others}; failed writes {}",
+                stall.node, stall.partitions, stall.gap_ms, stall.first_write_ms, stall.errors
             );
         }
     }
@@ -247,4 +259,80 @@ impl Report {
 /// Tens of microseconds and more without a fraction.
 fn microseconds(us: f64) -> String {
     if us < 20.0 { format!("{us:.1}") } else { format!("{us:.0}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        let disk = Disk { file_system: "tmpfs".into(), fdatasync_p50_us: 1, fdatasync_p99_us: 2 };
+        let settings = Settings {
+            version: "0.1.0",
+            profile: "dev",
+            server: "kontiki".into(),
+            processors: 2,
+            load_average: Some(3.0),
+            disk,
+            fsync: FSYNC,
+            key_bytes: 16,
+            value_bytes: 256,
+            window_ms: 3000,
+            warm_up_ms: 700,
+        };
+        let cell = Cell {
+            place: Place::Grpc,
+            operation: Operation::Put,
+            clients: 16,
+            connections_per_node: 12,
+            partitions: 3,
+            operations: 30,
+            per_second: 10.0,
+            p50_us: 12.34,
+            p99_us: 99.9,
+            max_us: 100.0,
+            cpu_us: None,
+            cpu_counted: "x",
+            load_process_cpu_us: None,
+            errors: 2,
+            first_error: Some("no quorum".into()),
+        };
+        let stall = Stall {
+            node: 3,
+            partitions: vec![4],
+            gap_ms: 1100.4,
+            first_write_ms: 1000.0,
+            others_gap_ms: None,
+            errors: 0,
+            first_error: None,
+        };
+        Report { settings, cold_start_ms: None, grpc_leaders: vec![], cells: vec![cell], stalls: vec![stall], took_ms: 1 }
+    }
+
+    #[test]
+    fn the_text_warns_where_figures_mean_little_and_tells_failures() {
+        let text = report().text();
+        for expected in [
+            "data lies in memory",
+            "load average was 3.0",
+            "| 12.3 |",
+            "2 failed, first: no quorum",
+            "gap between acknowledged writes 1100 ms",
+        ] {
+            assert!(text.contains(expected), "`{expected}` is missing in:\n{text}");
+        }
+        assert!(!text.contains("other partitions: longest"), "it led them all");
+    }
+
+    #[test]
+    fn the_json_holds_every_cell() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("report.json");
+        report().write_json(&path).expect("written");
+        let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).expect("there")).expect("parses");
+        assert_eq!(json["cells"][0]["place"], "grpc");
+        assert_eq!(json["stalls"][0]["gap_ms"], 1100.4);
+        let error = report().write_json(Path::new("/nowhere/report.json")).expect_err("no such directory");
+        assert!(error.to_string().contains("/nowhere/report.json"), "{error}");
+    }
 }

@@ -30,8 +30,8 @@ pub struct Stall {
     pub gap_ms: f64,
     /// From SIGKILL to the first acknowledged write of the last of those partitions, in ms.
     pub first_write_ms: f64,
-    /// The longest gap in the other user partitions, in ms.
-    pub others_gap_ms: f64,
+    /// The longest gap in the other user partitions, in ms; `None` if the node led them all.
+    pub others_gap_ms: Option<f64>,
     /// Writes that ended with an error between the kill and the end.
     pub errors: u64,
     /// The first of them.
@@ -82,7 +82,7 @@ pub async fn kill_a_leader(servers: &mut Servers, addrs: &[String], nodes: usize
         partitions: led.clone(),
         gap_ms: noted.longest_gap_ms(&mine, killed, ended),
         first_write_ms: noted.first_after_ms(&led, killed),
-        others_gap_ms: noted.longest_gap_ms(&others, killed, ended),
+        others_gap_ms: (!others.is_empty()).then(|| noted.longest_gap_ms(&others, killed, ended)),
         errors: noted.errors,
         first_error: noted.first_error,
     })
