@@ -315,7 +315,7 @@ mod tests {
         for expected in [
             "data lies in memory",
             "load average was 3.0",
-            "| 12.3 |",
+            " 12.3 |",
             "2 failed, first: no quorum",
             "gap between acknowledged writes 1100 ms",
         ] {
