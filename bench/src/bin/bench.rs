@@ -20,7 +20,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Puts and linearizable gets at 1, 16, 64 and 256 clients, over gRPC and embedded; killed leaders. About three minutes
+    /// Puts and linearizable gets at 1, 16, 64 and 256 clients, over gRPC and embedded; killed leaders. About two minutes
     Quick(Quick),
 }
 
