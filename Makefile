@@ -42,7 +42,7 @@ test: setup ## Every test: units, golden scripts, crash tests, the API suite, th
 	$(CARGO) test $(LOCKED) --workspace
 
 demo: setup ## Three nodes, a real import, a killed leader, and proof that nothing was lost
-	$(CARGO) build $(LOCKED) --workspace --bins
+	$(CARGO) build $(LOCKED) --workspace --all-targets # as for the tests: other targets mean other features, and all dependencies built again
 	"$${CARGO_TARGET_DIR:-target}/debug/demo"
 
 cluster: setup ## Start three nodes on loopback (scripts/local-cluster says how to stop them)
