@@ -12,7 +12,8 @@ SHELL := /bin/bash
 # changes. CC and CXX stay unset on purpose: cargo would see a change of theirs as a reason to build RocksDB again (docs/adr/0002).
 export PATH := /usr/lib/ccache:$(PATH)
 
-# Always the whole workspace: with `-p` cargo enables other features of the shared dependencies, and builds them all again.
+# Always the whole workspace and all targets: fewer enable other features of the shared dependencies, and cargo builds them again.
+# Only bench-quick names its packages: it has a profile of its own, and needs no tests in it.
 CARGO ?= cargo
 LOCKED := --locked
 
