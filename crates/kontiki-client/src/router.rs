@@ -239,7 +239,7 @@ impl Router {
             Aim::Leader | Aim::Near => {
                 nodes.extend(local.filter(|_| aim == Aim::Near));
                 nodes.extend(self.map.leader(descriptor.id));
-                nodes.extend(replicas.iter().filter(|replica| replica.voter).map(|replica| replica.node));
+                nodes.extend(replicas.iter().filter(|replica| replica.votes()).map(|replica| replica.node));
             }
             Aim::Any => {
                 nodes.extend(local);

@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn a_status_survives_the_wire() {
         let status = NodeStatus {
-            node: NodeInfo { id: NodeId(3), store: None, addr: "127.0.0.1:7601".into() },
+            node: NodeInfo { id: NodeId(3), addr: "127.0.0.1:7601".into(), ..NodeInfo::default() },
             cluster: ClusterId([7; 16]),
             version: "0.1.0".into(),
             uptime_ms: 9,

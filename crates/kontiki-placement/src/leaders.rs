@@ -27,7 +27,7 @@ pub(crate) fn spread(view: &View) -> Option<Step> {
         let Some((from, leads_from)) = view.leaders.get(&descriptor.id).and_then(|from| counts.get_key_value(from)) else {
             continue;
         };
-        for replica in descriptor.replicas.iter().filter(|replica| replica.voter && replica.node != *from) {
+        for replica in descriptor.replicas.iter().filter(|replica| replica.votes() && replica.node != *from) {
             let to = replica.node;
             if !view.may_lead(descriptor.id, to) {
                 continue;
@@ -51,6 +51,6 @@ fn by_id(view: &View) -> Vec<&Descriptor> {
 }
 
 fn homeward(descriptor: &Descriptor, from: NodeId, to: NodeId) -> i8 {
-    let home = descriptor.replicas.iter().find(|replica| replica.voter).map(|replica| replica.node);
+    let home = descriptor.replicas.iter().find(|replica| replica.votes()).map(|replica| replica.node);
     i8::from(home == Some(to)) - i8::from(home == Some(from))
 }

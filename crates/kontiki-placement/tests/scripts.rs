@@ -16,7 +16,7 @@ use std::path::Path;
 
 use goldenscript::{Command, Context, Runner};
 use kontiki_placement::{Step, View, plan};
-use kontiki_types::{Descriptor, KeyRange, NodeId, PartitionId};
+use kontiki_types::{Descriptor, KeyRange, NodeId, PartitionId, Role};
 
 #[derive(Default)]
 struct Story {
@@ -31,7 +31,7 @@ impl Story {
             names.iter().map(|name| name.trim_start_matches("learner-").parse().map(NodeId)).collect::<Result<Vec<_>, _>>()?;
         let mut descriptor = Descriptor::new(id, KeyRange::new(format!("{:04}", id.0), format!("{:04}", id.0 + 1)), &nodes);
         for (replica, name) in descriptor.replicas.iter_mut().zip(&names) {
-            replica.voter = !name.starts_with("learner-");
+            replica.role = if name.starts_with("learner-") { Role::Joining } else { Role::Voter };
         }
         self.view.map.partitions.push(descriptor);
         Ok(())

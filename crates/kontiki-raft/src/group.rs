@@ -116,7 +116,7 @@ impl Group {
     /// has a log already.
     pub async fn initialize(&self) -> Result<(), CallError> {
         let descriptor = self.descriptor();
-        let voters = descriptor.replicas.iter().filter(|replica| replica.voter);
+        let voters = descriptor.replicas.iter().filter(|replica| replica.votes());
         let members: BTreeMap<u64, ReplicaNode> = voters.map(|voter| (voter.id.0, ReplicaNode { node: voter.node.0 })).collect();
         match self.inner.raft.initialize(members).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
@@ -199,7 +199,7 @@ impl Group {
             return Ok(());
         }
         let descriptor = self.descriptor();
-        let Some(target) = descriptor.replica_on(to).filter(|replica| replica.voter) else {
+        let Some(target) = descriptor.replica_on(to).filter(|replica| replica.votes()) else {
             return Err(Reject::invalid(format!(
                 "{to} holds no voting replica of {}; see the partition's replicas",
                 self.inner.partition

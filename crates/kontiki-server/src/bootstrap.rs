@@ -79,7 +79,7 @@ async fn write_first_map(local: &Local, system: &Group, members: &[(NodeId, Stri
     let mut ops = vec![Op::Put { key: key.clone(), value: encoding::encode(&record).into() }];
     let nodes: Vec<_> = members.iter().map(|(id, _)| *id).collect();
     ops.extend(initial_partitions(cuts, &nodes).iter().map(put_descriptor));
-    ops.extend(members.iter().map(|(id, addr)| put_node(&NodeInfo { id: *id, store: None, addr: addr.clone() })));
+    ops.extend(members.iter().map(|(id, addr)| put_node(&NodeInfo { id: *id, addr: addr.clone(), ..NodeInfo::default() })));
     let write = Write { epoch: system.descriptor().epoch, request: None, conditions: vec![Condition::Absent { key }], ops };
     match system.write(write).await {
         // Somebody else was first: that map counts.

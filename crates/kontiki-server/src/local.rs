@@ -93,7 +93,12 @@ impl Local {
 
     /// This node as the map should name it.
     pub(crate) fn info(&self) -> NodeInfo {
-        NodeInfo { id: self.node(), store: Some(self.identity().store), addr: self.inner.parts.addr.clone() }
+        NodeInfo {
+            id: self.node(),
+            store: Some(self.identity().store),
+            addr: self.inner.parts.addr.clone(),
+            ..NodeInfo::default()
+        }
     }
 
     /// The replicas, until the node has stopped.

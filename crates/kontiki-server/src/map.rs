@@ -63,7 +63,7 @@ mod tests {
     fn a_registered_node_outranks_the_member_list_and_the_same_map_is_no_news() {
         let copy = MapCopy::new(vec![(NodeId(1), "a:1".into()), (NodeId(2), "b:1".into())]);
         assert_eq!((copy.addr(NodeId(1)).as_deref(), copy.store(NodeId(1))), (Some("a:1"), StoreId::default()));
-        let moved = NodeInfo { id: NodeId(1), store: Some(StoreId([7; 16])), addr: "c:1".into() };
+        let moved = NodeInfo { id: NodeId(1), store: Some(StoreId([7; 16])), addr: "c:1".into(), ..NodeInfo::default() };
         let map = PartitionMap::new(vec![], vec![moved]);
         assert!(copy.publish(map.clone()) && !copy.publish(map));
         assert_eq!((copy.addr(NodeId(1)).as_deref(), copy.store(NodeId(1))), (Some("c:1"), StoreId([7; 16])));

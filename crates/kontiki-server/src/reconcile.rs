@@ -94,7 +94,7 @@ async fn start_group(group: &Group, descriptor: &Descriptor) {
     if let Err(error) = group.initialize().await {
         tracing::warn!(partition = %descriptor.id, %error, "the group could not be initialised");
     }
-    let votes_alone = descriptor.replicas.iter().filter(|replica| replica.voter).count() == 1;
+    let votes_alone = descriptor.replicas.iter().filter(|replica| replica.votes()).count() == 1;
     if !is_new && !votes_alone {
         return;
     }
@@ -122,5 +122,5 @@ async fn nudge(group: &Group) {
 }
 
 fn first_voter(descriptor: &Descriptor) -> Option<NodeId> {
-    descriptor.replicas.iter().find(|replica| replica.voter).map(|replica| replica.node)
+    descriptor.replicas.iter().find(|replica| replica.votes()).map(|replica| replica.node)
 }

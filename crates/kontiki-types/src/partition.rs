@@ -36,6 +36,19 @@ impl fmt::Display for Epoch {
     }
 }
 
+/// What a replica is in its group, and what it is on its way to be. The descriptor says what is wanted; the partition's leader
+/// changes the Raft membership step by step until it is so, and then writes the descriptor that says that it is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Role {
+    /// A learner that is being caught up, to become a voter.
+    Joining,
+    /// Votes.
+    #[default]
+    Voter,
+    /// Votes still, and is removed as soon as those who join have been caught up.
+    Leaving,
+}
+
 /// One node's copy of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Replica {
@@ -43,8 +56,15 @@ pub struct Replica {
     pub id: ReplicaId,
     /// The node that holds it.
     pub node: NodeId,
-    /// Whether it votes (else it is a learner).
-    pub voter: bool,
+    /// What it is, or will be.
+    pub role: Role,
+}
+
+impl Replica {
+    /// Whether it has a vote: voters, and those that are leaving until they have left.
+    pub fn votes(&self) -> bool {
+        self.role != Role::Joining
+    }
 }
 
 /// A partition: what it holds and who holds it.
@@ -67,7 +87,7 @@ pub struct Descriptor {
 impl Descriptor {
     /// A new partition with one voter on each of `nodes`, replica ids from 1.
     pub fn new(id: PartitionId, range: KeyRange, nodes: &[NodeId]) -> Self {
-        let replicas = (1..).zip(nodes).map(|(id, node)| Replica { id: ReplicaId(id), node: *node, voter: true }).collect();
+        let replicas = (1..).zip(nodes).map(|(id, node)| Replica { id: ReplicaId(id), node: *node, role: Role::Voter }).collect();
         let epoch = Epoch { conf: 1, bounds: 1 };
         Self { id, range, epoch, clock: ClockKind::Hybrid, replicas, next_replica: ReplicaId(nodes.len() as u64 + 1) }
     }
@@ -77,14 +97,73 @@ impl Descriptor {
         self.replicas.iter().find(|replica| replica.node == node)
     }
 
+    /// Whether replicas are joining or leaving: one such change at a time.
+    pub fn is_changing(&self) -> bool {
+        self.replicas.iter().any(|replica| replica.role != Role::Voter)
+    }
+
     /// The node that holds a replica.
     pub fn node_of(&self, replica: ReplicaId) -> Option<NodeId> {
         self.replicas.iter().find(|r| r.id == replica).map(|r| r.node)
     }
 }
 
+/// Which start of a node this is. Each start writes the next one to its directory before anything else, and the cluster remembers the
+/// newest: a directory that was replaced by an older copy of itself names one that is not newer than what is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Incarnation {
+    /// How often the node was started; 0: not known.
+    pub starts: u64,
+    /// Random, drawn at the start: two copies of one directory that are started differ in it.
+    pub nonce: u64,
+}
+
+impl Incarnation {
+    /// Not known.
+    pub const UNKNOWN: Self = Self { starts: 0, nonce: 0 };
+
+    /// Whether a node that says it is `self` is an older copy of the one that is known as `known`. Who says nothing, or of whom nothing
+    /// is known, is no older copy.
+    pub fn is_older_copy_of(self, known: Self) -> bool {
+        self.starts > 0 && (self.starts < known.starts || (self.starts == known.starts && self.nonce != known.nonce))
+    }
+}
+
+/// What is to become of a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum NodeState {
+    /// It takes part.
+    #[default]
+    Active,
+    /// It is being decommissioned: it serves what it has until that has moved elsewhere, and gets nothing new.
+    Leaving,
+    /// It will not come back (removed by a person, or its disk was replaced): what it held is rebuilt elsewhere. It is not listened to
+    /// any more.
+    Lost,
+    /// It holds nothing any more and is not listened to. The entry stays, so that its id is never given again.
+    Gone,
+}
+
+impl NodeState {
+    /// Whether messages of the node count.
+    pub fn is_member(self) -> bool {
+        matches!(self, Self::Active | Self::Leaving)
+    }
+}
+
+impl fmt::Display for NodeState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Active => "active",
+            Self::Leaving => "leaving",
+            Self::Lost => "lost",
+            Self::Gone => "gone",
+        })
+    }
+}
+
 /// One node, as the system partition records it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeInfo {
     /// Its id.
     pub id: NodeId,
@@ -92,6 +171,13 @@ pub struct NodeInfo {
     pub store: Option<StoreId>,
     /// Where it serves gRPC to clients and peers: `host:port`.
     pub addr: String,
+    /// Where it stands (a rack, a data centre): replicas of a partition are put in different zones where that can be. Empty: nowhere
+    /// in particular.
+    pub zone: String,
+    /// Its newest start.
+    pub incarnation: Incarnation,
+    /// What is to become of it.
+    pub state: NodeState,
 }
 
 /// The set of descriptors and the nodes: a copy of what the system partition holds.
@@ -220,6 +306,15 @@ mod tests {
         assert_eq!(map.partitions.len(), 3);
         assert!(!map.learn(&[old]));
         assert_eq!(map.get(PartitionId(2)), Some(&left));
+    }
+
+    #[test]
+    fn an_older_copy_is_told_from_a_restart() {
+        let known = Incarnation { starts: 3, nonce: 7 };
+        let is_older = |starts, nonce| Incarnation { starts, nonce }.is_older_copy_of(known);
+        assert!(!is_older(3, 7) && !is_older(4, 1) && !is_older(0, 0));
+        assert!(is_older(2, 7) && is_older(3, 8));
+        assert!(!Incarnation { starts: 1, nonce: 1 }.is_older_copy_of(Incarnation::UNKNOWN));
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl Unrouted {
             clock: partition.clock,
             ..Descriptor::new(partition.id, partition.range.clone(), &[EVERYTHING])
         });
-        let this = NodeInfo { id: EVERYTHING, store: None, addr: addrs[0].clone() };
+        let this = NodeInfo { id: EVERYTHING, addr: addrs[0].clone(), ..NodeInfo::default() };
         let map = PartitionMap::new(partitions.collect(), vec![this]);
         let shared = Arc::new(Shared { role, nodes, leaders: leaders.clone(), map });
         Client::embedded(EVERYTHING, Arc::new(Self { shared }), Arc::new(TcpDial), ClientOptions::default())

@@ -151,7 +151,7 @@ impl<'a> View<'a> {
         object.insert("leader".to_owned(), self.leader().map(|node| node.0).into());
         let replicas = self.descriptor.replicas.iter().map(|replica| {
             let status = self.replicas.get(&replica.node).map_or(Value::Null, |status| replica_json(status));
-            json!({ "node": replica.node.0, "replica": replica.id.0, "voter": replica.voter, "status": status })
+            json!({ "node": replica.node.0, "replica": replica.id.0, "voter": replica.votes(), "status": status })
         });
         object.insert("replicas".to_owned(), replicas.collect());
         Value::Object(object)

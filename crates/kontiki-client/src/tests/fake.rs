@@ -287,7 +287,7 @@ impl Partition {
 
 impl State {
     fn map(&self) -> PartitionMap {
-        let nodes = NODES.map(|id| NodeInfo { id, store: None, addr: addr(id) });
+        let nodes = NODES.map(|id| NodeInfo { id, addr: addr(id), ..NodeInfo::default() });
         PartitionMap::new(self.partitions.values().map(|partition| partition.descriptor.clone()).collect(), nodes.into())
     }
 
@@ -487,7 +487,7 @@ impl Endpoint for Node {
                 return Err(CallError::unavailable("connection refused"));
             }
             Ok(NodeStatus {
-                node: NodeInfo { id, store: None, addr: addr(id) },
+                node: NodeInfo { id, addr: addr(id), ..NodeInfo::default() },
                 cluster: ClusterId::default(),
                 version: "test".into(),
                 uptime_ms: 1,

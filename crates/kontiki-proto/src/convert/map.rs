@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use kontiki_types::{
-    CallError, ClockKind, Descriptor, KeyRange, NamespaceId, NodeId, NodeInfo, PartitionId, PartitionMap, Reject, Replica,
-    ReplicaId, StoreId, key,
+    CallError, ClockKind, Descriptor, Incarnation, KeyRange, NamespaceId, NodeId, NodeInfo, NodeState, PartitionId, PartitionMap,
+    Reject, Replica, ReplicaId, Role, StoreId, key,
 };
 
 use super::{epoch, epoch_to};
@@ -17,7 +17,6 @@ pub fn descriptor(wire: v1::Descriptor) -> Descriptor {
         v1::ClockKind::Unspecified | v1::ClockKind::Hybrid => ClockKind::Hybrid,
         v1::ClockKind::Counter => ClockKind::Counter,
     };
-    let replica = |wire: v1::Replica| Replica { id: ReplicaId(wire.replica_id), node: NodeId(wire.node_id), voter: wire.voter };
     Descriptor {
         id: PartitionId(wire.partition_id),
         range: KeyRange { start: wire.start, end: wire.end },
@@ -34,17 +33,34 @@ pub fn descriptor_to(descriptor: &Descriptor) -> v1::Descriptor {
         ClockKind::Hybrid => v1::ClockKind::Hybrid,
         ClockKind::Counter => v1::ClockKind::Counter,
     };
-    let replica = |replica: &Replica| v1::Replica { replica_id: replica.id.0, node_id: replica.node.0, voter: replica.voter };
     v1::Descriptor {
         partition_id: descriptor.id.0,
         start: descriptor.range.start.clone(),
         end: descriptor.range.end.clone(),
         epoch: Some(epoch_to(descriptor.epoch)),
         clock: clock.into(),
-        replicas: descriptor.replicas.iter().map(replica).collect(),
+        replicas: descriptor.replicas.iter().map(replica_to).collect(),
         next_replica_id: descriptor.next_replica.0,
         range_text: range_text(&descriptor.range),
     }
+}
+
+fn replica(wire: v1::Replica) -> Replica {
+    let role = match wire.role() {
+        v1::Role::Unspecified | v1::Role::Voter => Role::Voter,
+        v1::Role::Joining => Role::Joining,
+        v1::Role::Leaving => Role::Leaving,
+    };
+    Replica { id: ReplicaId(wire.replica_id), node: NodeId(wire.node_id), role }
+}
+
+fn replica_to(replica: &Replica) -> v1::Replica {
+    let role = match replica.role {
+        Role::Voter => v1::Role::Voter,
+        Role::Joining => v1::Role::Joining,
+        Role::Leaving => v1::Role::Leaving,
+    };
+    v1::Replica { replica_id: replica.id.0, node_id: replica.node.0, role: role.into() }
 }
 
 fn range_text(range: &KeyRange) -> String {
@@ -83,12 +99,34 @@ pub fn store_id_text(id: Option<StoreId>) -> String {
 
 /// A node.
 pub fn node_info(wire: v1::NodeInfo) -> Result<NodeInfo, Reject> {
-    Ok(NodeInfo { id: NodeId(wire.node_id), store: store_id(&wire.store_id)?, addr: wire.addr })
+    let state = match wire.state() {
+        v1::NodeState::Unspecified | v1::NodeState::Active => NodeState::Active,
+        v1::NodeState::Leaving => NodeState::Leaving,
+        v1::NodeState::Lost => NodeState::Lost,
+        v1::NodeState::Gone => NodeState::Gone,
+    };
+    let incarnation = Incarnation { starts: wire.starts, nonce: wire.start_nonce };
+    let store = store_id(&wire.store_id)?;
+    Ok(NodeInfo { id: NodeId(wire.node_id), store, addr: wire.addr, zone: wire.zone, incarnation, state })
 }
 
 /// A node, to the wire.
 pub fn node_info_to(node: &NodeInfo) -> v1::NodeInfo {
-    v1::NodeInfo { node_id: node.id.0, store_id: store_id_text(node.store), addr: node.addr.clone() }
+    let state = match node.state {
+        NodeState::Active => v1::NodeState::Active,
+        NodeState::Leaving => v1::NodeState::Leaving,
+        NodeState::Lost => v1::NodeState::Lost,
+        NodeState::Gone => v1::NodeState::Gone,
+    };
+    v1::NodeInfo {
+        node_id: node.id.0,
+        store_id: store_id_text(node.store),
+        addr: node.addr.clone(),
+        zone: node.zone.clone(),
+        starts: node.incarnation.starts,
+        start_nonce: node.incarnation.nonce,
+        state: state.into(),
+    }
 }
 
 /// The whole map, to the wire, with the leaders that are known.

@@ -5,8 +5,8 @@ use kontiki_types::limits::SCAN_ROWS_MAX;
 use kontiki_types::partition::initial_partitions;
 use kontiki_types::read::{ReadData, Scan};
 use kontiki_types::{
-    ClockKind, Condition, Descriptor, NodeInfo, Op, OpResult, PartitionMap, Read, ReadLevel, ReadReply, Replica, ReplicaId, Row,
-    StoreId, Write, WriteReply,
+    ClockKind, Condition, Descriptor, Incarnation, NodeInfo, NodeState, Op, OpResult, PartitionMap, Read, ReadLevel, ReadReply,
+    Replica, ReplicaId, Role, Row, StoreId, Write, WriteReply,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -135,8 +135,9 @@ proptest! {
     }
 
     #[test]
-    fn descriptors_come_back(id: u64, start: Vec<u8>, end: Vec<u8>, conf: u64, bounds: u64, counter: bool, replicas in vec(any::<(u64, u64, bool)>(), 0..4), next: u64) {
-        let replica = |(id, node, voter)| Replica { id: ReplicaId(id), node: NodeId(node), voter };
+    fn descriptors_come_back(id: u64, start: Vec<u8>, end: Vec<u8>, conf: u64, bounds: u64, counter: bool, replicas in vec(any::<(u64, u64, u8)>(), 0..4), next: u64) {
+        let role = |number| [Role::Joining, Role::Voter, Role::Leaving][usize::from(number) % 3];
+        let replica = |(id, node, number)| Replica { id: ReplicaId(id), node: NodeId(node), role: role(number) };
         let one = Descriptor {
             id: PartitionId(id),
             range: KeyRange::new(start, end),
@@ -170,7 +171,15 @@ proptest! {
 #[test]
 fn the_map_comes_back_and_can_be_read() {
     let nodes = [NodeId(1), NodeId(2), NodeId(3)];
-    let info = |id: NodeId| NodeInfo { id, store: (id.0 > 1).then_some(StoreId([7; 16])), addr: format!("10.0.0.{}:7601", id.0) };
+    let state = |id: NodeId| if id.0 > 2 { NodeState::Leaving } else { NodeState::Active };
+    let info = |id: NodeId| NodeInfo {
+        id,
+        store: (id.0 > 1).then_some(StoreId([7; 16])),
+        addr: format!("10.0.0.{}:7601", id.0),
+        zone: "east".into(),
+        incarnation: Incarnation { starts: id.0, nonce: 9 },
+        state: state(id),
+    };
     let map = PartitionMap::new(initial_partitions(&[Bytes::from_static(b"m")], &nodes), nodes.map(info).into());
     let leaders = std::collections::BTreeMap::from([(PartitionId(2), NodeId(1))]);
     let wire = over_the_wire(&partitions_response(&map, &leaders));

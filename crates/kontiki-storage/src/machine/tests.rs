@@ -238,7 +238,7 @@ fn the_map_is_read_as_it_was_written() {
         Descriptor::new(PartitionId::SYSTEM, KeyRange::new("", KeyRange::namespace(NamespaceId::DEFAULT).start), &[NodeId(1)]);
     let mut machine = Machine::create(engine, own.clone(), ReplicaId(1)).expect("creates");
     assert_eq!(system::read_map(&machine.reader()).expect("reads").partitions, []);
-    let node = NodeInfo { id: NodeId(1), store: None, addr: "one:1".into() };
+    let node = NodeInfo { id: NodeId(1), addr: "one:1".into(), ..NodeInfo::default() };
     // So long bounds that the map is read in several pages.
     let long = |id| Descriptor { range: KeyRange::new(user(format!("{id:08000}")), ""), ..descriptor(id) };
     let partitions: Vec<_> = [own].into_iter().chain((2..300).map(long)).collect();
