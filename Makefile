@@ -20,7 +20,7 @@ LOCKED := --locked
 help: ## Print this list
 	@echo "Kontiki. Targets:"
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | while IFS=$$'\t' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
-	@echo "The first build takes about 15 minutes on 2 cores, 12 of them for RocksDB, which is compiled once."
+	@echo "The first build takes about 20 minutes on 2 cores, 12 of them for RocksDB, which is compiled once."
 
 setup: ## Look for what the build needs beside Rust; install it with apt where it is missing
 	@scripts/setup
