@@ -9,6 +9,7 @@ use kontiki_storage::disk::FileDisk;
 use kontiki_storage::engine::{Engine, MemoryEngine};
 use kontiki_storage::log::LogOptions;
 use kontiki_types::command::OwnedWrite;
+use kontiki_types::partition::Incarnation;
 use kontiki_types::read::ReadData;
 use kontiki_types::{
     CallError, ClusterId, Descriptor, KeyRange, NodeId, Op, PartitionId, Read, ReadLevel, Reject, RequestId, Retry, StoreId,
@@ -17,7 +18,7 @@ use kontiki_types::{
 use tempfile::TempDir;
 
 use crate::codec;
-use crate::testing::{Threads, Wires};
+use crate::testing::{Acquaintance, Threads, Wires};
 use crate::type_config::{AppendRequest, LeaderId, Vote};
 use crate::{Envelope, Group, Groups, GroupsConfig, RaftOptions, TransportError};
 
@@ -43,6 +44,8 @@ fn config(node: &TestNode, wires: &Wires) -> GroupsConfig {
         cluster_name: "test".into(),
         node: node.id,
         store: StoreId([node.id.0 as u8; 16]),
+        incarnation: Incarnation::UNKNOWN,
+        members: Arc::new(Acquaintance::default()),
         disk: Arc::new(FileDisk::open(node.dir.path()).expect("a directory")),
         log: LogOptions { segment_bytes: 1 << 20, ..LogOptions::default() },
         engine,
@@ -77,6 +80,14 @@ impl Cluster {
         self.wires.plug(&groups);
         groups.create(descriptor()).await.expect("creates");
         self.groups[at] = Some(groups);
+    }
+
+    /// Stops a node in order.
+    async fn stop(&mut self, at: usize) {
+        if let Some(groups) = self.groups[at].take() {
+            groups.flush().await.expect("flushes");
+            groups.shutdown().await;
+        }
     }
 
     /// Stops a node as a crash would: what was not flushed is gone from its engine.
@@ -263,8 +274,11 @@ async fn a_deposed_leader_does_not_make_a_follower_look_fresh() {
     let message = Envelope {
         cluster: ClusterId([7; 16]),
         from_node: from,
+        from_store: StoreId::default(),
+        from_incarnation: Incarnation::UNKNOWN,
         to_node: groups.node(),
         to_store: StoreId::default(),
+        to_incarnation: Incarnation::UNKNOWN,
         partition: PARTITION,
         from_replica,
         to_replica: follower.replica(),
@@ -390,8 +404,11 @@ async fn messages_for_others_are_refused() {
     let good = Envelope {
         cluster: ClusterId([7; 16]),
         from_node: NodeId(2),
+        from_store: StoreId([2; 16]),
+        from_incarnation: Incarnation::UNKNOWN,
         to_node: NodeId(1),
         to_store: StoreId([1; 16]),
+        to_incarnation: Incarnation::UNKNOWN,
         partition: PARTITION,
         from_replica: kontiki_types::ReplicaId(2),
         to_replica: kontiki_types::ReplicaId(1),
@@ -412,7 +429,66 @@ async fn messages_for_others_are_refused() {
         (good, "message kind 99"),
     ];
     for (message, expected) in wrong {
-        let Err(TransportError::Rejected(why)) = groups.receive(message).await else { panic!("{expected}: not refused") };
+        let Err(TransportError::Rejected { why, .. }) = groups.receive(message).await else { panic!("{expected}: not refused") };
         assert!(why.contains(expected), "{why}");
     }
+}
+
+/// What a backup taken while the node was stopped would hold of it.
+fn copy_of(node: &TestNode) -> TestNode {
+    let dir = tempfile::tempdir().expect("a directory");
+    copy_files(node.dir.path(), dir.path());
+    let engine = MemoryEngine::new();
+    let mut rows = kontiki_storage::engine::Batch::new();
+    let mut cursor = node.engine.cursor(&[], &[]).expect("a cursor");
+    cursor.seek(&[]).expect("seeks");
+    while cursor.valid() {
+        rows.put(cursor.key(), cursor.value());
+        cursor.next().expect("moves");
+    }
+    engine.write(&rows).expect("writes");
+    engine.flush().expect("flushes");
+    TestNode { id: node.id, dir, engine }
+}
+
+#[allow(clippy::disallowed_methods, reason = "a test copies a directory as an operator would")]
+fn copy_files(from: &std::path::Path, to: &std::path::Path) {
+    for entry in std::fs::read_dir(from).expect("reads").map(|entry| entry.expect("an entry")) {
+        std::fs::copy(entry.path(), to.join(entry.file_name())).expect("copies");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_lost_what_it_acknowledged_is_reported_and_harms_nobody() {
+    let mut cluster = Cluster::start().await;
+    let leader = cluster.leader().await;
+    leader.write(put("k", "old", None)).await.expect("writes");
+    let at = cluster.nodes.iter().position(|node| Some(node.id) != leader.leader()).expect("a follower");
+    let node = cluster.nodes[at].id;
+    cluster.stop(at).await;
+    let backup = copy_of(&cluster.nodes[at]);
+    cluster.open(at).await;
+    // Something that the backup lacks is acknowledged by the follower itself.
+    let written = leader.write(put("k", "new", None)).await.expect("writes").version;
+    let mut token = Token::default();
+    token.observe(PARTITION, written);
+    assert_eq!(get(&cluster.group(at), &ReadLevel::AtLeast(token), "k").await.expect("there"), Some("new".into()));
+    cluster.stop(at).await;
+    cluster.nodes[at] = backup;
+    cluster.open(at).await;
+    let reported = async {
+        while leader.status().reverted.is_empty() {
+            // An entry on its way makes the follower contradict itself.
+            let _ = leader.write(put("other", "v", None)).await;
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(WAIT, reported).await.expect("the loss is seen");
+    let status = leader.status();
+    assert!(status.fault.is_none(), "the leader's replica lives: {:?}", status.fault);
+    let (who, why) = status.reverted.first().expect("reported");
+    assert_eq!(*who, node);
+    assert!(why.contains("older copy"), "{why}");
+    leader.write(put("k", "newest", None)).await.expect("the two others are a majority");
+    assert_eq!(get(&leader, &ReadLevel::Linearizable, "k").await.expect("reads"), Some("newest".into()));
 }

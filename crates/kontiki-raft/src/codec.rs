@@ -13,7 +13,7 @@ use openraft::entry::RaftEntry;
 use openraft::raft::StreamAppendError;
 use serde::{Deserialize, Serialize};
 
-use crate::transport::{Envelope, TransportError};
+use crate::transport::{Envelope, Refusal, TransportError};
 use crate::type_config::{
     AppendReply, AppendRequest, Entry, LeaderId, LogId, Membership, Payload, ReplicaNode, StoredMembership, TypeConfig, Vote,
     VoteReply, VoteRequest,
@@ -252,7 +252,7 @@ pub(crate) fn encode_append(request: &AppendRequest) -> (Bytes, Vec<Bytes>) {
 }
 
 fn refused(what: &str, error: impl std::fmt::Display) -> TransportError {
-    TransportError::Rejected(format!("{what} does not parse: {error}"))
+    TransportError::refused(Refusal::Malformed, format!("{what} does not parse: {error}"))
 }
 
 /// Reads an append request.

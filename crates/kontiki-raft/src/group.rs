@@ -15,6 +15,7 @@ use openraft::errors::{InitializeError, RaftError};
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant, timeout};
 
+use crate::acknowledged::Acknowledged;
 use crate::barrier::Barrier;
 use crate::freshness::Freshness;
 use crate::proposer::{Proposer, WallMs};
@@ -43,6 +44,7 @@ struct Inner {
     applied: watch::Receiver<u64>,
     leader: watch::Receiver<Option<NodeId>>,
     freshness: Freshness,
+    acknowledged: Arc<Acknowledged>,
     wall_ms: WallMs,
 }
 
@@ -54,17 +56,31 @@ pub(crate) struct Parts {
     pub(crate) raft: Raft,
     pub(crate) reader: MachineReader,
     pub(crate) applied: watch::Receiver<u64>,
+    pub(crate) acknowledged: Arc<Acknowledged>,
     pub(crate) wall_ms: WallMs,
 }
 
 impl Group {
     pub(crate) fn start(parts: Parts) -> Self {
-        let Parts { node, partition, replica, raft, reader, applied, wall_ms } = parts;
+        let Parts { node, partition, replica, raft, reader, applied, acknowledged, wall_ms } = parts;
         let proposer = Proposer::start(partition, raft.clone(), wall_ms.clone());
         let barrier = Barrier::start(partition, raft.clone(), applied.clone());
         let leader = watch_leader(raft.clone());
         let freshness = Freshness::default();
-        let inner = Inner { node, partition, replica, raft, proposer, barrier, reader, applied, leader, freshness, wall_ms };
+        let inner = Inner {
+            node,
+            partition,
+            replica,
+            raft,
+            proposer,
+            barrier,
+            reader,
+            applied,
+            leader,
+            freshness,
+            acknowledged,
+            wall_ms,
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -239,6 +255,7 @@ impl Group {
             clock: self.inner.reader.clock(),
             voters: metrics.membership_config.voter_ids().filter_map(|id| nodes.get(&id).copied()).collect(),
             caught_up: caught_up.filter_map(|(id, _)| nodes.get(id).copied()).collect(),
+            reverted: self.inner.acknowledged.reverted(metrics.current_term).into_iter().collect(),
             fault: metrics.running_state.err().map(|fatal| fatal.to_string()).or_else(|| self.ended()),
         }
     }

@@ -7,12 +7,14 @@ use kontiki_storage::disk::Disk;
 use kontiki_storage::engine::Engine;
 use kontiki_storage::log::{Log, LogOptions, LogReader, Recovered, RecoveredGroup};
 use kontiki_storage::machine::Machine;
+use kontiki_types::partition::Incarnation;
 use kontiki_types::{ClusterId, Descriptor, Fault, NodeId, PartitionId, StoreId};
 use openraft::Config;
 use parking_lot::{Mutex, RwLock};
 
 use crate::exec::{Exec, run_blocking};
 use crate::group::{self, Group};
+use crate::identity::{Identity, Members};
 use crate::log_queue::{LogQueue, log_queue};
 use crate::log_store::GroupLog;
 use crate::network::{Factory, Sender};
@@ -32,6 +34,10 @@ pub struct GroupsConfig {
     pub node: NodeId,
     /// This node's disk.
     pub store: StoreId,
+    /// Which start of this node this is.
+    pub incarnation: Incarnation,
+    /// What the node knows of the others.
+    pub members: Arc<dyn Members>,
     /// Where the log lives.
     pub disk: Arc<dyn Disk>,
     /// How the log is cut.
@@ -62,6 +68,7 @@ pub struct LogStats {
 /// The groups of one node.
 pub struct Groups {
     config: GroupsConfig,
+    identity: Identity,
     raft_config: Arc<Config>,
     queue: LogQueue,
     reader: LogReader,
@@ -88,7 +95,15 @@ impl Groups {
         let (queue, writer, spares) = log_queue(log);
         tokio::spawn(spares.run(config.exec.clone()));
         config.exec.spawn_log_writer(writer).map_err(|error| Fault::io("starting the log writer", error))?;
+        let identity = Identity {
+            cluster: config.cluster,
+            node: config.node,
+            store: config.store,
+            incarnation: config.incarnation,
+            members: config.members.clone(),
+        };
         let groups = Arc::new(Self {
+            identity,
             raft_config: Arc::new(raft_config),
             queue,
             reader,
@@ -163,12 +178,14 @@ impl Groups {
             log: log.clone(),
             effects: self.config.effects.clone(),
         });
-        let from = Sender { cluster: self.config.cluster, node: self.config.node, partition, replica };
-        let factory = Factory { from, transport: self.config.transport.clone() };
+        let from = Sender { identity: self.identity.clone(), partition, replica };
+        let factory = Factory::new(from, self.config.transport.clone());
+        let acknowledged = factory.acknowledged();
         let raft = Raft::new(replica.0, self.raft_config.clone(), factory, log, state_machine).await;
         let raft = raft.map_err(|fatal| Fault::Invariant(format!("{partition} cannot start: {fatal}")))?;
         let wall_ms = self.config.wall_ms.clone();
-        let group = Group::start(group::Parts { node: self.config.node, partition, replica, raft, reader, applied, wall_ms });
+        let node = self.config.node;
+        let group = Group::start(group::Parts { node, partition, replica, raft, reader, applied, acknowledged, wall_ms });
         self.open.write().insert(partition, group.clone());
         Ok(group)
     }
@@ -198,6 +215,11 @@ impl Groups {
     /// This node's disk.
     pub fn store(&self) -> StoreId {
         self.config.store
+    }
+
+    /// Who this node is to others.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     /// Makes everything applied durable, so that a restart has nothing to replay.

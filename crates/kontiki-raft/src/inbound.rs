@@ -7,7 +7,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use kontiki_types::StoreId;
 use openraft::raft::{AppendEntriesResponse, StreamAppendError};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -15,8 +14,9 @@ use tokio::time::Instant;
 use crate::codec::{self, kind};
 use crate::group::Group;
 use crate::groups::Groups;
-use crate::network::{Sender, envelope};
-use crate::transport::{Envelope, MESSAGE_FORMAT, TransportError};
+use crate::identity::Suspicion;
+use crate::network::Sender;
+use crate::transport::{Envelope, Refusal, TransportError};
 use crate::type_config::{AppendReply, AppendRequest, LogId, TypeConfig};
 
 /// The appends of a stream that are not answered yet: when each came, and the commit point that it named. openraft takes in only so
@@ -55,7 +55,10 @@ impl Groups {
                 let reply = raft.handle_transfer_leader(request).await.map_err(|error| stopped(&error))?;
                 (kind::TRANSFER_LEADER_REPLY, codec::encode_transfer_reply(&reply))
             }
-            other => return Err(TransportError::Rejected(format!("message kind {other} is not known here; upgrade this node"))),
+            other => {
+                let why = format!("message kind {other} is not known here; upgrade this node");
+                return Err(TransportError::refused(Refusal::Malformed, why));
+            }
         };
         Ok(self.answer(&message, kind, payload))
     }
@@ -107,13 +110,14 @@ impl Groups {
     ) -> BoxStream<'static, AppendRequest> {
         let groups = self.clone();
         let decoded = messages.map(move |message| {
-            groups.check(&message)?;
+            groups.identity().check(&message)?;
             let same = message.partition == template.partition
                 && message.from_replica == template.from_replica
                 && message.to_replica == template.to_replica
                 && message.kind == kind::APPEND;
             if !same {
-                return Err(TransportError::Rejected("a stream carries appends between two replicas only".to_owned()));
+                let why = "a stream carries appends between two replicas only";
+                return Err(TransportError::refused(Refusal::Malformed, why));
             }
             let request = codec::decode_append(&message)?;
             heard.lock().push_back((Instant::now(), request.leader_commit));
@@ -123,52 +127,28 @@ impl Groups {
         until_refused.take_while(|request| std::future::ready(request.is_some())).filter_map(std::future::ready).boxed()
     }
 
-    /// Checks that a message is meant for this node, in this cluster, on this disk, in a format that we know.
-    fn check(&self, message: &Envelope) -> Result<(), TransportError> {
-        let refuse = |why: String| Err(TransportError::Rejected(why));
-        if message.cluster != self.cluster() {
-            return refuse(format!("the message is of cluster {}, this node is in {}", message.cluster, self.cluster()));
-        }
-        if message.to_node != self.node() {
-            return refuse(format!(
-                "the message is meant for {}, this is {}: two nodes may share an address",
-                message.to_node,
-                self.node()
-            ));
-        }
-        if message.to_store != StoreId::default() && message.to_store != self.store() {
-            return refuse(format!(
-                "the message is meant for store {}, this is {}: the data directory of {} was replaced",
-                message.to_store,
-                self.store(),
-                self.node()
-            ));
-        }
-        if message.format != MESSAGE_FORMAT {
-            return refuse(format!(
-                "message format {} is not known here, only {MESSAGE_FORMAT}; upgrade the older node",
-                message.format
-            ));
-        }
-        Ok(())
-    }
-
     /// The replica that a message is meant for.
     fn addressee(&self, message: &Envelope) -> Result<Group, TransportError> {
-        self.check(message)?;
-        let group = self.get(message.partition);
-        let group =
-            group.ok_or_else(|| TransportError::Rejected(format!("{} is not open on {}", message.partition, self.node())))?;
+        self.identity().check(message)?;
+        let partition = message.partition;
+        let Some(group) = self.get(partition) else {
+            self.identity().members.suspect(Suspicion::UnknownReplica { partition });
+            let why = format!("{partition} is not open on {}", self.node());
+            return Err(TransportError::refused(Refusal::UnknownReplica, why));
+        };
         if group.replica() != message.to_replica {
+            if message.to_replica > group.replica() {
+                self.identity().members.suspect(Suspicion::UnknownReplica { partition });
+            }
             let why =
                 format!("the message is meant for replica {}, {} holds {}", message.to_replica, self.node(), group.replica());
-            return Err(TransportError::Rejected(why));
+            return Err(TransportError::refused(Refusal::UnknownReplica, why));
         }
         match group.descriptor().node_of(message.from_replica) {
             Some(node) if node != message.from_node => {
                 let why =
                     format!("replica {} lives on {node}, but the message comes from {}", message.from_replica, message.from_node);
-                Err(TransportError::Rejected(why))
+                Err(TransportError::refused(Refusal::Misdelivered, why))
             }
             // A replica that we do not know yet may be newer than our descriptor; openraft judges it by its vote and log.
             _ => Ok(group),
@@ -176,8 +156,8 @@ impl Groups {
     }
 
     fn answer(&self, to: &Envelope, kind: u32, payload: Bytes) -> Envelope {
-        let from = Sender { cluster: self.cluster(), node: self.node(), partition: to.partition, replica: to.to_replica };
-        envelope(from, to.from_node, to.from_replica, kind, payload, Vec::new())
+        let from = Sender { identity: self.identity().clone(), partition: to.partition, replica: to.to_replica };
+        from.envelope(to.from_node, to.from_replica, kind, payload, Vec::new())
     }
 }
 

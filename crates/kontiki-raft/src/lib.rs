@@ -20,12 +20,14 @@
 //! the server implements, and node ids are resolved to addresses there.
 //! **Invariant:** openraft's serde forms are never stored or sent; `codec` owns every byte.
 
+mod acknowledged;
 mod barrier;
 mod codec;
 mod exec;
 mod freshness;
 mod group;
 mod groups;
+mod identity;
 mod inbound;
 mod log_queue;
 mod log_store;
@@ -40,10 +42,11 @@ mod type_config;
 pub use exec::Exec;
 pub use group::Group;
 pub use groups::{Groups, GroupsConfig, LogStats};
+pub use identity::{Member, Members, Suspicion};
 pub use log_queue::LogWriter;
 pub use options::RaftOptions;
 pub use status::GroupStatus;
-pub use transport::{Envelope, Transport, TransportError};
+pub use transport::{Envelope, Refusal, Transport, TransportError};
 
 #[cfg(test)]
 mod cluster_tests;

@@ -8,38 +8,72 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
-use kontiki_types::{ClusterId, NodeId, PartitionId, ReplicaId, StoreId};
+use kontiki_types::{NodeId, PartitionId, ReplicaId};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::RPCOption;
-use openraft::raft::{AppendEntriesResponse, SnapshotResponse};
+use openraft::raft::{AppendEntriesResponse, SnapshotResponse, StreamAppendError};
 use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 
+use crate::acknowledged::Acknowledged;
 use crate::codec::{self, TransferReply, TransferRequest, kind};
+use crate::identity::Identity;
 use crate::state_machine::SnapshotData;
-use crate::transport::{Envelope, MESSAGE_FORMAT, Transport, TransportError};
+use crate::transport::{Envelope, MESSAGE_FORMAT, Refusal, Transport, TransportError};
 use crate::type_config::{AppendReply, AppendRequest, ReplicaNode, TypeConfig, Vote, VoteReply, VoteRequest};
 
 /// Who a replica is: the sending half of every envelope.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Sender {
-    pub(crate) cluster: ClusterId,
-    pub(crate) node: NodeId,
+    pub(crate) identity: Identity,
     pub(crate) partition: PartitionId,
     pub(crate) replica: ReplicaId,
 }
 
+impl Sender {
+    /// An envelope to a replica, addressed to the disk and the start of its node that are known here by now.
+    pub(crate) fn envelope(
+        &self,
+        to_node: NodeId,
+        to_replica: ReplicaId,
+        kind: u32,
+        payload: Bytes,
+        attachments: Vec<Bytes>,
+    ) -> Envelope {
+        let known = self.identity.known(to_node);
+        Envelope {
+            cluster: self.identity.cluster,
+            from_node: self.identity.node,
+            from_store: self.identity.store,
+            from_incarnation: self.identity.incarnation,
+            to_node,
+            to_store: known.store.unwrap_or_default(),
+            to_incarnation: known.incarnation,
+            partition: self.partition,
+            from_replica: self.replica,
+            to_replica,
+            kind,
+            format: MESSAGE_FORMAT,
+            payload,
+            attachments,
+        }
+    }
+}
+
 /// Makes a client per target replica.
 pub(crate) struct Factory {
-    pub(crate) from: Sender,
-    pub(crate) transport: Arc<dyn Transport>,
+    from: Sender,
+    transport: Arc<dyn Transport>,
+    acknowledged: Arc<Acknowledged>,
 }
 
 /// The way to one replica.
+#[derive(Clone)]
 pub(crate) struct Peer {
-    from: Sender,
-    to_node: NodeId,
-    to_replica: ReplicaId,
-    transport: Arc<dyn Transport>,
+    pub(crate) from: Sender,
+    pub(crate) to_node: NodeId,
+    pub(crate) to_replica: ReplicaId,
+    pub(crate) transport: Arc<dyn Transport>,
+    acknowledged: Arc<Acknowledged>,
     heartbeat_lane: bool,
 }
 
@@ -47,12 +81,23 @@ type AppendReplies<'s> = BoxStream<'s, Result<AppendReply, RPCError<TypeConfig>>
 type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>;
 
 impl Factory {
+    /// The ways from one replica to the others of its group.
+    pub(crate) fn new(from: Sender, transport: Arc<dyn Transport>) -> Self {
+        Self { from, transport, acknowledged: Arc::default() }
+    }
+
+    /// What the followers have acknowledged, for the group's status.
+    pub(crate) fn acknowledged(&self) -> Arc<Acknowledged> {
+        self.acknowledged.clone()
+    }
+
     fn peer(&self, target: u64, node: &ReplicaNode, heartbeat_lane: bool) -> Peer {
         Peer {
-            from: self.from,
+            from: self.from.clone(),
             to_node: NodeId(node.node),
             to_replica: ReplicaId(target),
             transport: self.transport.clone(),
+            acknowledged: self.acknowledged.clone(),
             heartbeat_lane,
         }
     }
@@ -71,13 +116,44 @@ impl RaftNetworkFactory<TypeConfig> for Factory {
 }
 
 impl Peer {
-    fn envelope(&self, kind: u32, payload: Bytes, attachments: Vec<Bytes>) -> Envelope {
-        envelope(self.from, self.to_node, self.to_replica, kind, payload, attachments)
+    pub(crate) fn envelope(&self, kind: u32, payload: Bytes, attachments: Vec<Bytes>) -> Envelope {
+        self.from.envelope(self.to_node, self.to_replica, kind, payload, attachments)
     }
 
     async fn call(&self, kind: u32, payload: Bytes, attachments: Vec<Bytes>, within: Duration) -> Result<Bytes, TransportError> {
-        let answer = self.transport.call(self.to_node, self.envelope(kind, payload, attachments), within).await?;
-        Ok(answer.payload)
+        let answer = self.transport.call(self.to_node, self.envelope(kind, payload, attachments), within).await;
+        Ok(self.checked(answer)?.payload)
+    }
+
+    /// An answer counts only if it comes from the replica that was asked, as this node knows it. Being refused is looked at too.
+    pub(crate) fn checked(&self, answer: Result<Envelope, TransportError>) -> Result<Envelope, TransportError> {
+        let checked = answer.inspect_err(|error| self.from.identity.note_refused(self.to_node, error)).and_then(|answer| {
+            self.from.identity.check(&answer)?;
+            let ends = (answer.partition, answer.from_node, answer.from_replica, answer.to_replica);
+            if ends != (self.from.partition, self.to_node, self.to_replica, self.from.replica) {
+                let why = format!(
+                    "{} was asked as replica {} of {}, the answer is of replica {} of {} on {}",
+                    self.to_node, self.to_replica, self.from.partition, answer.from_replica, answer.partition, answer.from_node
+                );
+                return Err(TransportError::refused(Refusal::Misdelivered, why));
+            }
+            Ok(answer)
+        });
+        checked.inspect_err(|error| tracing::debug!(to = %self.to_node, partition = %self.from.partition, %error, "no answer"))
+    }
+
+    /// What a follower says of its log, unless it contradicts what it has acknowledged: openraft could not bear that.
+    fn believable(&self, vote: &Vote, reply: AppendReply) -> Result<AppendReply, RPCError<TypeConfig>> {
+        let to = (self.to_replica, self.to_node);
+        match &reply {
+            Ok(matched) => self.acknowledged.matched(to, vote, *matched),
+            Err(StreamAppendError::Conflict(id)) => self
+                .acknowledged
+                .conflicted(to, vote, id)
+                .map_err(|why| RPCError::Unreachable(Unreachable::new(&TransportError::Unreachable(why))))?,
+            Err(StreamAppendError::HigherVote(_)) => {}
+        }
+        Ok(reply)
     }
 
     fn rpc_error(&self, action: RPCTypes, within: Duration, error: TransportError) -> RPCError<TypeConfig> {
@@ -86,40 +162,16 @@ impl Peer {
                 RPCError::Timeout(Timeout { action, id: self.from.replica.0, target: self.to_replica.0, timeout: within })
             }
             // A refusal does not pass by itself at once (the group may not be open there yet): back off as for a peer that is down.
-            TransportError::Unreachable(_) | TransportError::Rejected(_) => RPCError::Unreachable(Unreachable::new(&error)),
+            TransportError::Unreachable(_) | TransportError::Rejected { .. } => RPCError::Unreachable(Unreachable::new(&error)),
         }
-    }
-}
-
-/// An envelope from one replica to another. The transport fills in the store, which only it knows.
-pub(crate) fn envelope(
-    from: Sender,
-    to_node: NodeId,
-    to_replica: ReplicaId,
-    kind: u32,
-    payload: Bytes,
-    attachments: Vec<Bytes>,
-) -> Envelope {
-    Envelope {
-        cluster: from.cluster,
-        from_node: from.node,
-        to_node,
-        to_store: StoreId::default(),
-        partition: from.partition,
-        from_replica: from.replica,
-        to_replica,
-        kind,
-        format: MESSAGE_FORMAT,
-        payload,
-        attachments,
     }
 }
 
 fn append_response(reply: AppendReply) -> AppendEntriesResponse<TypeConfig> {
     match reply {
         Ok(matched) => AppendEntriesResponse::PartialSuccess(matched),
-        Err(openraft::raft::StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
-        Err(openraft::raft::StreamAppendError::HigherVote(vote)) => AppendEntriesResponse::HigherVote(vote),
+        Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
+        Err(StreamAppendError::HigherVote(vote)) => AppendEntriesResponse::HigherVote(vote),
     }
 }
 
@@ -135,7 +187,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         let (payload, attachments) = codec::encode_append(&rpc);
         let answer = self.call(kind::APPEND, payload, attachments, within).await;
         let reply = answer.and_then(|payload| codec::decode_append_reply(&payload));
-        reply.map(append_response).map_err(|error| self.rpc_error(RPCTypes::AppendEntries, within, error))
+        let reply = reply.map_err(|error| self.rpc_error(RPCTypes::AppendEntries, within, error))?;
+        self.believable(&rpc.vote, reply).map(append_response)
     }
 
     fn stream_append<'s, S>(
@@ -150,23 +203,26 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         if self.heartbeat_lane {
             return Box::pin(async move { Ok(self.one_by_one(input, within)) });
         }
-        let from = self.from;
-        let (to_node, to_replica) = (self.to_node, self.to_replica);
+        let sender = self.clone();
         Box::pin(async move {
             // openraft backs off where the next request is taken from it, and nowhere else. So one is taken before the peer is
             // dialled: a peer that refuses at once would else be dialled as fast as the machine can.
             let mut input = input;
             let Some(first) = input.next().await else { return Ok(futures::stream::empty().boxed()) };
+            // One stream, one leadership: openraft ends the stream with it.
+            let vote = first.vote;
             let messages = futures::stream::once(std::future::ready(first)).chain(input).map(move |request| {
                 let (payload, attachments) = codec::encode_append(&request);
-                envelope(from, to_node, to_replica, kind::APPEND, payload, attachments)
+                sender.envelope(kind::APPEND, payload, attachments)
             });
             let opened = self.transport.stream(self.to_node, messages.boxed(), SETUP).await;
+            let opened = opened.inspect_err(|error| self.from.identity.note_refused(self.to_node, error));
             let replies = opened.map_err(|error| self.rpc_error(RPCTypes::AppendEntries, SETUP, error))?;
             let peer: &Self = self;
             let decoded = replies.map(move |answer| {
-                let reply = answer.and_then(|envelope| codec::decode_append_reply(&envelope.payload));
-                reply.map_err(|error| peer.rpc_error(RPCTypes::AppendEntries, SETUP, error))
+                let reply = peer.checked(answer).and_then(|envelope| codec::decode_append_reply(&envelope.payload));
+                let reply = reply.map_err(|error| peer.rpc_error(RPCTypes::AppendEntries, SETUP, error))?;
+                peer.believable(&vote, reply)
             });
             Ok(decoded.boxed())
         })
@@ -188,9 +244,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         // The log is never purged yet, so openraft has no reason to come here; if it does, backing off keeps the group alive.
-        let why = TransportError::Rejected(
-            "snapshots cannot be sent to another node yet; the log is never purged, so none is needed".into(),
-        );
+        let why = "snapshots cannot be sent to another node yet; the log is never purged, so none is needed";
+        let why = TransportError::refused(Refusal::Malformed, why);
         Err(StreamingError::Unreachable(Unreachable::new(&why)))
     }
 
@@ -221,7 +276,8 @@ impl Peer {
             let (payload, attachments) = codec::encode_append(&request);
             let answer = self.call(kind::APPEND, payload, attachments, within).await;
             let reply = answer.and_then(|payload| codec::decode_append_reply(&payload));
-            reply.map_err(|error| self.rpc_error(RPCTypes::AppendEntries, within, error))
+            let reply = reply.map_err(|error| self.rpc_error(RPCTypes::AppendEntries, within, error))?;
+            self.believable(&request.vote, reply)
         });
         replies.boxed()
     }

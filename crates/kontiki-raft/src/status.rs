@@ -25,6 +25,9 @@ pub struct GroupStatus {
     pub voters: Vec<NodeId>,
     /// On the leader: the nodes whose log is complete.
     pub caught_up: Vec<NodeId>,
+    /// On the leader: the nodes whose replica has lost entries that it had acknowledged, and what was seen. Such a node was given an
+    /// older copy of its data directory; it gets no entries from here until it is replaced.
+    pub reverted: Vec<(NodeId, String)>,
     /// Why the replica has stopped, if it has.
     pub fault: Option<String>,
 }

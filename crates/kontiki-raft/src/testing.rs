@@ -12,7 +12,7 @@ use kontiki_types::NodeId;
 use parking_lot::Mutex;
 
 use crate::groups::Groups;
-use crate::{Envelope, Exec, LogWriter, Transport, TransportError};
+use crate::{Envelope, Exec, LogWriter, Member, Members, Suspicion, Transport, TransportError};
 
 /// Real threads.
 pub(crate) struct Threads;
@@ -122,5 +122,22 @@ impl Transport for Wires {
             let answers = peer.receive_stream(sent.boxed());
             Ok(answers.map(move |answer| back.reach(from, to).and(answer)).boxed())
         })
+    }
+}
+
+/// What the nodes of a test know of each other: nothing, unless they are told.
+#[derive(Default)]
+pub(crate) struct Acquaintance {
+    pub(crate) members: Mutex<HashMap<NodeId, Member>>,
+    pub(crate) suspected: Mutex<Vec<Suspicion>>,
+}
+
+impl Members for Acquaintance {
+    fn member(&self, node: NodeId) -> Option<Member> {
+        self.members.lock().get(&node).copied()
+    }
+
+    fn suspect(&self, suspicion: Suspicion) {
+        self.suspected.lock().push(suspicion);
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use kontiki_types::partition::Incarnation;
 use kontiki_types::{ClusterId, NodeId, PartitionId, ReplicaId, StoreId};
 use thiserror::Error;
 
@@ -20,10 +21,16 @@ pub struct Envelope {
     pub cluster: ClusterId,
     /// The sending node.
     pub from_node: NodeId,
+    /// The sending node's disk.
+    pub from_store: StoreId,
+    /// Which start of the sending node this is.
+    pub from_incarnation: Incarnation,
     /// The node it is meant for.
     pub to_node: NodeId,
     /// The store it is meant for; all zero while the sender does not know it yet.
     pub to_store: StoreId,
+    /// The newest start of the receiver that the sender has heard of.
+    pub to_incarnation: Incarnation,
     /// The group.
     pub partition: PartitionId,
     /// The sending replica.
@@ -40,6 +47,52 @@ pub struct Envelope {
     pub attachments: Vec<Bytes>,
 }
 
+/// Why a peer refused a message. The numbers travel: they never change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Refusal {
+    /// It cannot be read, or is of a format or kind that is not known there.
+    Malformed = 1,
+    /// Another cluster or another node is meant: an address is wrong.
+    Misdelivered = 2,
+    /// The receiver has another disk than is meant, or is an older copy of the node that is meant.
+    ReceiverReplaced = 3,
+    /// The sender is registered with another disk.
+    SenderReplaced = 4,
+    /// The sender is an older copy of a node that has been seen in a newer start.
+    SenderOutdated = 5,
+    /// The sender is not a member any more: lost or gone.
+    SenderRemoved = 6,
+    /// The replica is not here: not yet, or not any more.
+    UnknownReplica = 7,
+    /// The replica was here and has been removed for ever.
+    RemovedReplica = 8,
+}
+
+impl Refusal {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Malformed,
+        Self::Misdelivered,
+        Self::ReceiverReplaced,
+        Self::SenderReplaced,
+        Self::SenderOutdated,
+        Self::SenderRemoved,
+        Self::UnknownReplica,
+        Self::RemovedReplica,
+    ];
+
+    /// As it travels.
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// From how it travels; a number that is not known here says only that something is wrong with the message.
+    pub fn from_number(number: u8) -> Self {
+        Self::ALL.into_iter().find(|refusal| refusal.number() == number).unwrap_or(Self::Malformed)
+    }
+}
+
 /// Why a message was not answered.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TransportError {
@@ -50,8 +103,20 @@ pub enum TransportError {
     #[error("no answer in time: {0}")]
     Timeout(String),
     /// The peer refused it: wrong cluster, store or replica, unknown group, or a format that it does not know.
-    #[error("refused: {0}")]
-    Rejected(String),
+    #[error("refused: {why}")]
+    Rejected {
+        /// What is wrong.
+        refusal: Refusal,
+        /// The same in words, with what to do.
+        why: String,
+    },
+}
+
+impl TransportError {
+    /// A refusal.
+    pub fn refused(refusal: Refusal, why: impl Into<String>) -> Self {
+        Self::Rejected { refusal, why: why.into() }
+    }
 }
 
 /// Carries envelopes to other nodes. All groups share one channel per peer.

@@ -32,6 +32,7 @@ mod options;
 mod reconcile;
 mod running;
 mod services;
+mod suspicion;
 mod transport;
 
 pub use bootstrap::ClusterRecord;

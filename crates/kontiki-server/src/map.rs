@@ -3,11 +3,17 @@
 
 use std::sync::Arc;
 
-use kontiki_types::{NodeId, PartitionMap, StoreId};
+use kontiki_raft::{Member, Members, Suspicion};
+use kontiki_types::{NodeId, NodeInfo, PartitionMap};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 /// The copy. Shared by everything in the node that must find a partition or a node.
 pub(crate) struct MapCopy {
+    /// Counts reasons to ask the other members what they know.
+    suspicions: watch::Sender<u64>,
+    /// The last of them, for the program's log.
+    suspected: Mutex<Option<Suspicion>>,
     /// Where the members were when the cluster was created.
     members: Vec<(NodeId, String)>,
     current: watch::Sender<Arc<PartitionMap>>,
@@ -16,7 +22,12 @@ pub(crate) struct MapCopy {
 impl MapCopy {
     /// An empty map, and the members to begin with.
     pub(crate) fn new(members: Vec<(NodeId, String)>) -> Self {
-        Self { members, current: watch::Sender::new(Arc::default()) }
+        Self {
+            suspicions: watch::Sender::new(0),
+            suspected: Mutex::default(),
+            members,
+            current: watch::Sender::new(Arc::default()),
+        }
     }
 
     /// The map; empty until the cluster has been created and this node has heard of it.
@@ -47,26 +58,62 @@ impl MapCopy {
         known.or_else(|| self.members.iter().find(|(id, _)| *id == node).map(|(_, addr)| addr.clone()))
     }
 
-    /// The store that a node has registered; all zero if that is not known.
-    pub(crate) fn store(&self, node: NodeId) -> StoreId {
-        self.current.borrow().node(node).and_then(|info| info.store).unwrap_or_default()
+    /// Where the other nodes are reached, as far as is known.
+    pub(crate) fn others(&self, own: NodeId) -> Vec<String> {
+        let current = self.current.borrow().clone();
+        let known = current.nodes.iter().filter(|info| info.state.is_member()).map(|info| (info.id, info.addr.clone()));
+        let members = self.members.iter().filter(|(id, _)| current.node(*id).is_none()).cloned();
+        known.chain(members).filter(|(id, _)| *id != own).map(|(_, addr)| addr).collect()
+    }
+
+    /// Follows the reasons to ask other members for their map: that this node is not who the cluster takes it for, or that a replica is
+    /// expected here which it does not hold. Anybody can send a message, so a reason is all that it is.
+    pub(crate) fn suspicions(&self) -> watch::Receiver<u64> {
+        self.suspicions.subscribe()
+    }
+}
+
+impl Members for MapCopy {
+    fn member(&self, node: NodeId) -> Option<Member> {
+        let current = self.current.borrow();
+        let NodeInfo { store, incarnation, state, .. } = current.node(node)?;
+        Some(Member { store: *store, incarnation: *incarnation, state: *state })
+    }
+
+    fn suspect(&self, suspicion: Suspicion) {
+        let mut suspected = self.suspected.lock();
+        if suspected.as_ref() != Some(&suspicion) {
+            match &suspicion {
+                Suspicion::Misfit { by, why } => {
+                    tracing::warn!(%by, why, "a node takes this one for another; the others are asked")
+                }
+                Suspicion::UnknownReplica { partition } => {
+                    tracing::debug!(%partition, "messages arrive for a replica that is not here; the others are asked");
+                }
+            }
+            *suspected = Some(suspicion);
+        }
+        self.suspicions.send_modify(|count| *count += 1);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use kontiki_types::NodeInfo;
+    use kontiki_types::StoreId;
 
     use super::*;
 
     #[test]
     fn a_registered_node_outranks_the_member_list_and_the_same_map_is_no_news() {
         let copy = MapCopy::new(vec![(NodeId(1), "a:1".into()), (NodeId(2), "b:1".into())]);
-        assert_eq!((copy.addr(NodeId(1)).as_deref(), copy.store(NodeId(1))), (Some("a:1"), StoreId::default()));
+        assert_eq!((copy.addr(NodeId(1)).as_deref(), copy.member(NodeId(1))), (Some("a:1"), None));
         let moved = NodeInfo { id: NodeId(1), store: Some(StoreId([7; 16])), addr: "c:1".into(), ..NodeInfo::default() };
         let map = PartitionMap::new(vec![], vec![moved]);
         assert!(copy.publish(map.clone()) && !copy.publish(map));
-        assert_eq!((copy.addr(NodeId(1)).as_deref(), copy.store(NodeId(1))), (Some("c:1"), StoreId([7; 16])));
+        assert_eq!(
+            (copy.addr(NodeId(1)).as_deref(), copy.member(NodeId(1)).and_then(|member| member.store)),
+            (Some("c:1"), Some(StoreId([7; 16])))
+        );
         assert_eq!((copy.addr(NodeId(2)).as_deref(), copy.addr(NodeId(3))), (Some("b:1"), None));
     }
 }

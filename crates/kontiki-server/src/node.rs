@@ -27,7 +27,7 @@ use crate::map::MapCopy;
 use crate::metrics::Metrics;
 use crate::options::NodeOptions;
 use crate::running::{Ground, Running, blocking};
-use crate::{balance, bootstrap, grpc, http, reconcile};
+use crate::{balance, bootstrap, grpc, http, reconcile, suspicion};
 
 /// How often readiness is looked at for the gRPC health service.
 const HEALTH_EVERY: Duration = Duration::from_millis(250);
@@ -78,6 +78,7 @@ impl Node {
         let client_options = ClientOptions { seed: Some(env.seed.wrapping_add(1)), ..ClientOptions::default() };
         let client = Client::embedded(local.node(), Arc::new(local.clone()), env.dial.clone(), client_options);
         let mut running = Running::new(local.clone(), cut, ground, env.exec.clone());
+        running.tasks.push(tokio::spawn(suspicion::run(local.clone(), env.dial.clone())));
         // From here on things run: whatever fails must end them.
         let starting = Starting { local: &local, client: &client, metrics, options: &options, members };
         match starting.run(sockets, changes, &mut running).await {

@@ -61,7 +61,7 @@ async fn once(local: &Local) -> Result<(), Fault> {
 
 /// A node whose directory is not the one that the cluster knows must not take part: it has promised and acknowledged things that it
 /// no longer remembers.
-fn check_own_entry(local: &Local, map: &PartitionMap) {
+pub(crate) fn check_own_entry(local: &Local, map: &PartitionMap) {
     let known = map.node(local.node()).and_then(|info| info.store);
     let own = local.identity().store;
     if let Some(known) = known.filter(|known| *known != own) {

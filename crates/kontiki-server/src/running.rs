@@ -12,6 +12,7 @@ use futures::future::join_all;
 use kontiki_raft::{Exec, Groups, GroupsConfig};
 use kontiki_storage::disk::Disk;
 use kontiki_storage::engine::Engine;
+use kontiki_types::partition::Incarnation;
 use kontiki_types::{Effect, Error, ErrorKind, Fault};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -89,6 +90,8 @@ impl Ground {
             cluster_name: identity.cluster_name.clone(),
             node: identity.node,
             store: identity.store,
+            incarnation: Incarnation::UNKNOWN,
+            members: map.clone(),
             disk: log.clone(),
             log: options.log.clone(),
             engine: engine.clone(),

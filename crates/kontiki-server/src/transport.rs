@@ -21,8 +21,9 @@ use hyper_util::rt::TokioIo;
 use kontiki_client::Dial;
 use kontiki_proto::v1;
 use kontiki_proto::v1::peer_client::PeerClient;
-use kontiki_raft::{Envelope, Transport, TransportError};
+use kontiki_raft::{Envelope, Refusal, Transport, TransportError};
 use kontiki_types::limits::PEER_MESSAGE_BYTES_MAX;
+use kontiki_types::partition::Incarnation;
 use kontiki_types::{ClusterId, NodeId, PartitionId, ReplicaId, StoreId};
 use parking_lot::Mutex;
 use tokio::time::timeout;
@@ -69,7 +70,7 @@ impl Unreachable {
                     tracing::info!(%peer, "the peer is reached again");
                 }
             }
-            Err(TransportError::Timeout(_) | TransportError::Rejected(_)) => {}
+            Err(TransportError::Timeout(_) | TransportError::Rejected { .. }) => {}
         }
     }
 }
@@ -99,14 +100,6 @@ impl Peers {
     }
 }
 
-/// Names the receiver's disk, so that a message can never be taken by a disk that replaced it.
-fn addressed(mut message: Envelope, store: StoreId) -> Envelope {
-    if message.to_store == StoreId::default() {
-        message.to_store = store;
-    }
-    message
-}
-
 /// A channel that connects when it is first used, and again after it broke.
 fn channel(addr: &str, dial: Arc<dyn Dial>) -> Result<Channel, tonic::transport::Error> {
     let endpoint = Endpoint::from_shared(format!("http://{addr}"))?
@@ -127,7 +120,6 @@ fn channel(addr: &str, dial: Arc<dyn Dial>) -> Result<Channel, tonic::transport:
 impl Transport for Peers {
     fn call(&self, to: NodeId, message: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Envelope, TransportError>> {
         let client = self.client(to);
-        let message = addressed(message, self.map.store(to));
         let unreachable = self.unreachable.clone();
         async move {
             let mut client = client?;
@@ -151,8 +143,7 @@ impl Transport for Peers {
         deadline: Duration,
     ) -> BoxFuture<'static, Result<BoxStream<'static, Result<Envelope, TransportError>>, TransportError>> {
         let client = self.client(to);
-        let store = self.map.store(to);
-        let messages = Upward { messages, store };
+        let messages = Upward(messages);
         async move {
             let mut client = client?;
             match timeout(deadline, client.append(messages)).await {
@@ -170,28 +161,26 @@ impl Transport for Peers {
 
 /// The messages of a stream, on their way to the wire: a type without a lifetime, because the compiler cannot prove of a boxed
 /// stream inside of the generated call that it lives long enough.
-struct Upward {
-    messages: BoxStream<'static, Envelope>,
-    /// The receiver's disk, if it is known by now.
-    store: StoreId,
-}
+struct Upward(BoxStream<'static, Envelope>);
 
 impl Stream for Upward {
     type Item = v1::Envelope;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let next = self.messages.as_mut().poll_next(cx);
-        let store = self.store;
-        next.map(|message| message.map(|message| to_wire(addressed(message, store))))
+        self.0.as_mut().poll_next(cx).map(|message| message.map(to_wire))
     }
 }
+
+/// Under this name a refusal's number travels beside its words.
+const REFUSED: &str = "kontiki-refused";
 
 /// What a status from a peer means for Raft: refused for good, late, or down.
 fn refusal(to: NodeId, status: &Status) -> TransportError {
     let why = format!("{to}: {:?}: {}", status.code(), status.message());
     match status.code() {
         Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented | Code::OutOfRange => {
-            TransportError::Rejected(why)
+            let number = status.metadata().get(REFUSED).and_then(|value| value.to_str().ok()?.parse().ok());
+            TransportError::refused(number.map_or(Refusal::Malformed, Refusal::from_number), why)
         }
         Code::DeadlineExceeded => TransportError::Timeout(why),
         _ => TransportError::Unreachable(why),
@@ -201,7 +190,11 @@ fn refusal(to: NodeId, status: &Status) -> TransportError {
 /// The status for what a group answered: the other half of [`refusal`].
 pub(crate) fn to_status(error: TransportError) -> Status {
     match error {
-        TransportError::Rejected(why) => Status::failed_precondition(why),
+        TransportError::Rejected { refusal, why } => {
+            let mut status = Status::failed_precondition(why);
+            status.metadata_mut().insert(REFUSED, u64::from(refusal.number()).into());
+            status
+        }
         TransportError::Timeout(why) => Status::deadline_exceeded(why),
         TransportError::Unreachable(why) => Status::unavailable(why),
     }
@@ -209,12 +202,14 @@ pub(crate) fn to_status(error: TransportError) -> Status {
 
 /// An envelope, to the wire. Payload and attachments keep their buffers.
 pub(crate) fn to_wire(envelope: Envelope) -> v1::Envelope {
-    let store = envelope.to_store;
     v1::Envelope {
         cluster_id: Bytes::copy_from_slice(&envelope.cluster.0),
         from_node_id: envelope.from_node.0,
+        from_store_id: store_to_wire(envelope.from_store),
+        from_incarnation: incarnation_to_wire(envelope.from_incarnation),
         to_node_id: envelope.to_node.0,
-        to_store_id: if store == StoreId::default() { Bytes::new() } else { Bytes::copy_from_slice(&store.0) },
+        to_store_id: store_to_wire(envelope.to_store),
+        to_incarnation: incarnation_to_wire(envelope.to_incarnation),
         partition_id: envelope.partition.0,
         from_replica_id: envelope.from_replica.0,
         to_replica_id: envelope.to_replica.0,
@@ -227,17 +222,14 @@ pub(crate) fn to_wire(envelope: Envelope) -> v1::Envelope {
 
 /// An envelope from the wire. Ids of a wrong length are refused.
 pub(crate) fn from_wire(wire: v1::Envelope) -> Result<Envelope, TransportError> {
-    let uuid = |what: &str, bytes: &Bytes| {
-        let refuse = |_| TransportError::Rejected(format!("{what} has {} bytes, it must have 16", bytes.len()));
-        <[u8; 16]>::try_from(bytes.as_ref()).map_err(refuse)
-    };
-    let to_store =
-        if wire.to_store_id.is_empty() { StoreId::default() } else { StoreId(uuid("to_store_id", &wire.to_store_id)?) };
     Ok(Envelope {
         cluster: ClusterId(uuid("cluster_id", &wire.cluster_id)?),
         from_node: NodeId(wire.from_node_id),
+        from_store: store_from_wire("from_store_id", &wire.from_store_id)?,
+        from_incarnation: incarnation_from_wire(wire.from_incarnation),
         to_node: NodeId(wire.to_node_id),
-        to_store,
+        to_store: store_from_wire("to_store_id", &wire.to_store_id)?,
+        to_incarnation: incarnation_from_wire(wire.to_incarnation),
         partition: PartitionId(wire.partition_id),
         from_replica: ReplicaId(wire.from_replica_id),
         to_replica: ReplicaId(wire.to_replica_id),
@@ -248,6 +240,29 @@ pub(crate) fn from_wire(wire: v1::Envelope) -> Result<Envelope, TransportError> 
     })
 }
 
+fn uuid(what: &str, bytes: &Bytes) -> Result<[u8; 16], TransportError> {
+    let why = |_| TransportError::refused(Refusal::Malformed, format!("{what} has {} bytes, it must have 16", bytes.len()));
+    bytes.as_ref().try_into().map_err(why)
+}
+
+/// A store that is not known is left out.
+fn store_to_wire(store: StoreId) -> Bytes {
+    if store == StoreId::default() { Bytes::new() } else { Bytes::copy_from_slice(&store.0) }
+}
+
+fn store_from_wire(what: &str, bytes: &Bytes) -> Result<StoreId, TransportError> {
+    if bytes.is_empty() { Ok(StoreId::default()) } else { Ok(StoreId(uuid(what, bytes)?)) }
+}
+
+fn incarnation_to_wire(incarnation: Incarnation) -> Option<v1::Incarnation> {
+    let Incarnation { starts, nonce } = incarnation;
+    (incarnation != Incarnation::UNKNOWN).then_some(v1::Incarnation { starts, nonce })
+}
+
+fn incarnation_from_wire(wire: Option<v1::Incarnation>) -> Incarnation {
+    wire.map_or(Incarnation::UNKNOWN, |v1::Incarnation { starts, nonce }| Incarnation { starts, nonce })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,8 +271,11 @@ mod tests {
         Envelope {
             cluster: ClusterId([1; 16]),
             from_node: NodeId(1),
+            from_store: StoreId([1; 16]),
+            from_incarnation: Incarnation { starts: 3, nonce: 33 },
             to_node: NodeId(2),
             to_store: StoreId([2; 16]),
+            to_incarnation: Incarnation { starts: 4, nonce: 44 },
             partition: PartitionId(3),
             from_replica: ReplicaId(4),
             to_replica: ReplicaId(5),
@@ -271,19 +289,22 @@ mod tests {
     #[test]
     fn envelopes_survive_the_wire_and_odd_ids_are_refused() {
         assert_eq!(from_wire(to_wire(envelope())), Ok(envelope()));
-        let unknown = Envelope { to_store: StoreId::default(), ..envelope() };
+        let unknown = Envelope { to_store: StoreId::default(), to_incarnation: Incarnation::UNKNOWN, ..envelope() };
         assert_eq!(from_wire(to_wire(unknown.clone())), Ok(unknown));
         let short = v1::Envelope { cluster_id: Bytes::from_static(b"abc"), ..to_wire(envelope()) };
-        assert_eq!(from_wire(short), Err(TransportError::Rejected("cluster_id has 3 bytes, it must have 16".into())));
+        let why = "cluster_id has 3 bytes, it must have 16";
+        assert_eq!(from_wire(short), Err(TransportError::refused(Refusal::Malformed, why)));
     }
 
     #[test]
     fn a_refusal_means_the_same_on_both_sides() {
-        for error in
-            [TransportError::Rejected("x".into()), TransportError::Timeout("x".into()), TransportError::Unreachable("x".into())]
-        {
+        for error in [TransportError::Timeout("x".into()), TransportError::Unreachable("x".into())] {
             let back = refusal(NodeId(1), &to_status(error.clone()));
             assert_eq!(std::mem::discriminant(&back), std::mem::discriminant(&error));
+        }
+        for reason in Refusal::ALL {
+            let back = refusal(NodeId(1), &to_status(TransportError::refused(reason, "x")));
+            assert!(matches!(&back, TransportError::Rejected { refusal, .. } if *refusal == reason), "{reason:?}: {back}");
         }
     }
 }

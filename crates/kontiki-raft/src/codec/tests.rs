@@ -61,20 +61,23 @@ fn messages_round_trip() {
         leader_commit: None,
     };
     let (payload, attachments) = encode_append(&request);
-    let from = crate::network::Sender {
+    let identity = crate::identity::Identity {
         cluster: kontiki_types::ClusterId::default(),
         node: kontiki_types::NodeId(1),
-        partition: kontiki_types::PartitionId(2),
-        replica: kontiki_types::ReplicaId(3),
+        store: kontiki_types::StoreId::default(),
+        incarnation: kontiki_types::partition::Incarnation::UNKNOWN,
+        members: std::sync::Arc::new(crate::testing::Acquaintance::default()),
     };
+    let (partition, replica) = (kontiki_types::PartitionId(2), kontiki_types::ReplicaId(3));
+    let from = crate::network::Sender { identity, partition, replica };
     let to = (kontiki_types::NodeId(4), kontiki_types::ReplicaId(5));
-    let mut message = crate::network::envelope(from, to.0, to.1, kind::APPEND, payload, attachments);
+    let mut message = from.envelope(to.0, to.1, kind::APPEND, payload, attachments);
     let back = decode_append(&message).expect("decodes");
     assert_eq!(back.vote, request.vote);
     assert_eq!(back.prev_log_id, request.prev_log_id);
     assert_eq!(back.entries, request.entries);
     message.attachments.clear();
-    assert!(matches!(decode_append(&message), Err(TransportError::Rejected(_))), "a missing body is refused");
+    assert!(matches!(decode_append(&message), Err(TransportError::Rejected { .. })), "a missing body is refused");
 
     for reply in [
         Ok(Some(log_id(1, 2, 3))),

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use futures::TryStreamExt;
 use kontiki_client::{Client, ScanOptions};
+use kontiki_proto::v1;
+use kontiki_proto::v1::peer_client::PeerClient;
 use kontiki_server::{IDENTITY_FILE, Node, NodeOptions};
 use kontiki_types::{Error, ErrorKind, NodeId};
 use tokio::time::Instant;
@@ -142,5 +144,22 @@ async fn operators_see_health_readiness_and_figures() {
         health.check(asked).await.expect("answered").into_inner().status() == ServingStatus::Serving
     })
     .await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_raft_message_that_cannot_be_read_is_refused_by_name() {
+    let root = tempfile::tempdir().expect("a folder");
+    let node = Node::start(options(&root)).await.expect("starts");
+    let mut peer = PeerClient::new(channel(node.addr()).await);
+    let message = v1::Envelope { cluster_id: "short".into(), ..v1::Envelope::default() };
+    let one = peer.call(message.clone()).await.expect_err("refused");
+    let mut answers = peer.append(futures::stream::iter([message])).await.expect("a stream").into_inner();
+    let streamed = answers.message().await.expect_err("refused, not merely ended");
+    for status in [one, streamed] {
+        assert_eq!(status.code(), tonic::Code::FailedPrecondition, "{status}");
+        assert!(status.message().contains("cluster_id has 5 bytes"), "{status}");
+        assert_eq!(status.metadata().get("kontiki-refused").expect("its number"), "1");
+    }
     node.stop().await;
 }
