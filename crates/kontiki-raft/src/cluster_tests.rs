@@ -1,145 +1,20 @@
 //! Three nodes in one process, with the real log, the real state machine and openraft between them.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use kontiki_storage::disk::FileDisk;
-use kontiki_storage::engine::{Engine, MemoryEngine};
-use kontiki_storage::log::LogOptions;
-use kontiki_types::command::OwnedWrite;
 use kontiki_types::partition::Incarnation;
-use kontiki_types::read::ReadData;
 use kontiki_types::{
-    CallError, ClusterId, Descriptor, KeyRange, NodeId, Op, PartitionId, Read, ReadLevel, Reject, RequestId, Retry, StoreId,
-    Token, Version, Write, key,
+    CallError, ClusterId, Descriptor, KeyRange, NodeId, PartitionId, Read, ReadLevel, Reject, RequestId, Retry, StoreId, Token,
+    Version,
 };
-use tempfile::TempDir;
 
 use crate::codec;
-use crate::testing::{Acquaintance, Threads, Wires};
+use crate::testing::Wires;
+use crate::testing::cluster::{Cluster, PARTITION, TestNode, WAIT, config, get, put};
 use crate::type_config::{AppendRequest, LeaderId, Vote};
-use crate::{Envelope, Group, Groups, GroupsConfig, RaftOptions, TransportError};
-
-const PARTITION: PartitionId = PartitionId(2);
-const WAIT: Duration = Duration::from_secs(10);
-
-struct TestNode {
-    id: NodeId,
-    dir: TempDir,
-    engine: Arc<MemoryEngine>,
-}
-
-struct Cluster {
-    wires: Wires,
-    nodes: Vec<TestNode>,
-    groups: Vec<Option<Arc<Groups>>>,
-}
-
-fn config(node: &TestNode, wires: &Wires) -> GroupsConfig {
-    let engine: Arc<dyn Engine> = node.engine.clone();
-    GroupsConfig {
-        cluster: ClusterId([7; 16]),
-        cluster_name: "test".into(),
-        node: node.id,
-        store: StoreId([node.id.0 as u8; 16]),
-        incarnation: Incarnation::UNKNOWN,
-        members: Arc::new(Acquaintance::default()),
-        disk: Arc::new(FileDisk::open(node.dir.path()).expect("a directory")),
-        log: LogOptions { segment_bytes: 1 << 20, ..LogOptions::default() },
-        engine,
-        transport: Arc::new(wires.clone()),
-        wall_ms: Arc::new(|| 1_700_000_000_000),
-        exec: Arc::new(Threads),
-        effects: Arc::new(|_, _| {}),
-        options: RaftOptions::default(),
-    }
-}
-
-fn descriptor() -> Descriptor {
-    Descriptor::new(PARTITION, KeyRange::all(), &[NodeId(1), NodeId(2), NodeId(3)])
-}
-
-impl Cluster {
-    async fn start() -> Self {
-        let wires = Wires::default();
-        let nodes: Vec<TestNode> = (1..=3)
-            .map(|id| TestNode { id: NodeId(id), dir: tempfile::tempdir().expect("a directory"), engine: MemoryEngine::new() })
-            .collect();
-        let mut cluster = Self { wires, nodes, groups: vec![None, None, None] };
-        for at in 0..3 {
-            cluster.open(at).await;
-        }
-        cluster.group(0).initialize().await.expect("initialises");
-        cluster
-    }
-
-    async fn open(&mut self, at: usize) {
-        let groups = Groups::open(config(&self.nodes[at], &self.wires)).await.expect("opens");
-        self.wires.plug(&groups);
-        groups.create(descriptor()).await.expect("creates");
-        self.groups[at] = Some(groups);
-    }
-
-    /// Stops a node in order.
-    async fn stop(&mut self, at: usize) {
-        if let Some(groups) = self.groups[at].take() {
-            groups.flush().await.expect("flushes");
-            groups.shutdown().await;
-        }
-    }
-
-    /// Stops a node as a crash would: what was not flushed is gone from its engine.
-    async fn crash(&mut self, at: usize) {
-        if let Some(groups) = self.groups[at].take() {
-            groups.shutdown().await;
-        }
-        self.nodes[at].engine.crash(at as u64);
-    }
-
-    fn group(&self, at: usize) -> Group {
-        self.groups[at].as_ref().expect("running").get(PARTITION).expect("open")
-    }
-
-    fn running(&self) -> impl Iterator<Item = Group> {
-        self.groups.iter().flatten().filter_map(|groups| groups.get(PARTITION))
-    }
-
-    /// A running group that answers a linearizable read: the leader.
-    async fn leader(&self) -> Group {
-        let search = async {
-            loop {
-                for group in self.running() {
-                    if group.is_leader()
-                        && group.read(&ReadLevel::Linearizable, &Read::Clock, Duration::from_secs(1)).await.is_ok()
-                    {
-                        return group;
-                    }
-                }
-                let mut watches: Vec<_> = self.running().map(|group| group.leadership()).collect();
-                let changes = watches.iter_mut().map(|watch| Box::pin(watch.changed()));
-                let _ = tokio::time::timeout(Duration::from_millis(100), futures::future::select_all(changes)).await;
-            }
-        };
-        tokio::time::timeout(WAIT, search).await.expect("a leader in time")
-    }
-}
-
-fn user(name: &str) -> Bytes {
-    key::internal(kontiki_types::NamespaceId::DEFAULT, name.as_bytes())
-}
-
-fn put(name: &str, value: &str, request: Option<RequestId>) -> OwnedWrite {
-    let op = Op::Put { key: user(name), value: Bytes::copy_from_slice(value.as_bytes()) };
-    Write { epoch: descriptor().epoch, request, conditions: vec![], ops: vec![op] }
-}
-
-async fn get(group: &Group, level: &ReadLevel, name: &str) -> Result<Option<Bytes>, CallError> {
-    let reply = group.read(level, &Read::Get { keys: vec![user(name)] }, Duration::from_secs(2)).await?;
-    let ReadData::Values(values) = reply.data else { panic!("asked for values") };
-    Ok(values.into_iter().next().flatten().map(|row| row.value))
-}
+use crate::{Envelope, Group, Groups, TransportError};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_are_read_everywhere_at_their_level() {
@@ -239,7 +114,7 @@ async fn a_leader_that_is_cut_off_serves_no_linearizable_read() {
     let mut watch = others[0].leadership();
     let new = tokio::time::timeout(WAIT, watch.wait_for(|leader| leader.is_some_and(|leader| leader != node))).await;
     let new = new.expect("in time").expect("open").expect("a leader");
-    let new = others.iter().find(|group| cluster_node(&cluster, group) == new).expect("one of the others");
+    let new = others.iter().find(|group| cluster.nodes[cluster.place_of(group)].id == new).expect("one of the others");
     // A new leader takes no write before a majority has answered it once.
     let confirmed = new.read(&ReadLevel::Linearizable, &Read::Clock, WAIT).await;
     confirmed.expect("confirmed");
@@ -314,13 +189,6 @@ async fn a_replica_whose_core_panicked_says_so_and_leads_no_more() {
     assert!(matches!(error, CallError::Retry(Retry::NotLeader { .. })), "{error:?}");
 }
 
-fn cluster_node(cluster: &Cluster, group: &Group) -> NodeId {
-    let replica = group.replica();
-    let found =
-        cluster.groups.iter().flatten().find(|groups| groups.get(PARTITION).is_some_and(|group| group.replica() == replica));
-    found.expect("running").node()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leadership_is_handed_over_on_request() {
     let cluster = Cluster::start().await;
@@ -351,7 +219,7 @@ async fn a_clock_moves_only_so_far_ahead() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_lone_voter_is_never_stale() {
-    let node = TestNode { id: NodeId(1), dir: tempfile::tempdir().expect("a directory"), engine: MemoryEngine::new() };
+    let node = TestNode::new(1);
     let groups = Groups::open(config(&node, &Wires::default())).await.expect("opens");
     let lone = groups.create(Descriptor::new(PARTITION, KeyRange::all(), &[NodeId(1)])).await.expect("creates");
     lone.initialize().await.expect("initialises");
@@ -366,8 +234,7 @@ async fn an_idle_lone_voter_is_never_stale() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_ends_before_what_was_applied_is_refused() {
-    let engine = MemoryEngine::new();
-    let node = TestNode { id: NodeId(1), dir: tempfile::tempdir().expect("a directory"), engine: engine.clone() };
+    let node = TestNode::new(1);
     let groups = Groups::open(config(&node, &Wires::default())).await.expect("opens");
     let lone = groups.create(Descriptor::new(PARTITION, KeyRange::all(), &[NodeId(1)])).await.expect("creates");
     lone.initialize().await.expect("initialises");
@@ -376,7 +243,7 @@ async fn a_log_that_ends_before_what_was_applied_is_refused() {
     groups.flush().await.expect("flushes");
     groups.shutdown().await;
     // Another log, begun and empty, in place of the one that holds the entries.
-    let other = TestNode { id: NodeId(1), dir: tempfile::tempdir().expect("a directory"), engine };
+    let other = TestNode { engine: node.engine.clone(), ..TestNode::new(1) };
     let begun = config(&other, &Wires::default());
     drop(kontiki_storage::log::Log::open(begun.disk, begun.log).expect("begins"));
     let Err(fault) = Groups::open(config(&other, &Wires::default())).await else { panic!("opened without its log's end") };
@@ -434,30 +301,6 @@ async fn messages_for_others_are_refused() {
     }
 }
 
-/// What a backup taken while the node was stopped would hold of it.
-fn copy_of(node: &TestNode) -> TestNode {
-    let dir = tempfile::tempdir().expect("a directory");
-    copy_files(node.dir.path(), dir.path());
-    let engine = MemoryEngine::new();
-    let mut rows = kontiki_storage::engine::Batch::new();
-    let mut cursor = node.engine.cursor(&[], &[]).expect("a cursor");
-    cursor.seek(&[]).expect("seeks");
-    while cursor.valid() {
-        rows.put(cursor.key(), cursor.value());
-        cursor.next().expect("moves");
-    }
-    engine.write(&rows).expect("writes");
-    engine.flush().expect("flushes");
-    TestNode { id: node.id, dir, engine }
-}
-
-#[allow(clippy::disallowed_methods, reason = "a test copies a directory as an operator would")]
-fn copy_files(from: &std::path::Path, to: &std::path::Path) {
-    for entry in std::fs::read_dir(from).expect("reads").map(|entry| entry.expect("an entry")) {
-        std::fs::copy(entry.path(), to.join(entry.file_name())).expect("copies");
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_that_lost_what_it_acknowledged_is_reported_and_harms_nobody() {
     let mut cluster = Cluster::start().await;
@@ -466,7 +309,7 @@ async fn a_follower_that_lost_what_it_acknowledged_is_reported_and_harms_nobody(
     let at = cluster.nodes.iter().position(|node| Some(node.id) != leader.leader()).expect("a follower");
     let node = cluster.nodes[at].id;
     cluster.stop(at).await;
-    let backup = copy_of(&cluster.nodes[at]);
+    let backup = cluster.nodes[at].copy();
     cluster.open(at).await;
     // Something that the backup lacks is acknowledged by the follower itself.
     let written = leader.write(put("k", "new", None)).await.expect("writes").version;

@@ -17,6 +17,7 @@ use tokio::time::{Duration, Instant, timeout};
 
 use crate::acknowledged::Acknowledged;
 use crate::barrier::Barrier;
+use crate::flush::{FlushBarrier, Places};
 use crate::freshness::Freshness;
 use crate::proposer::{Proposer, WallMs};
 use crate::status::GroupStatus;
@@ -45,6 +46,8 @@ struct Inner {
     leader: watch::Receiver<Option<NodeId>>,
     freshness: Freshness,
     acknowledged: Arc<Acknowledged>,
+    places: Arc<Places>,
+    flush: Arc<FlushBarrier>,
     wall_ms: WallMs,
 }
 
@@ -57,12 +60,14 @@ pub(crate) struct Parts {
     pub(crate) reader: MachineReader,
     pub(crate) applied: watch::Receiver<u64>,
     pub(crate) acknowledged: Arc<Acknowledged>,
+    pub(crate) places: Arc<Places>,
+    pub(crate) flush: Arc<FlushBarrier>,
     pub(crate) wall_ms: WallMs,
 }
 
 impl Group {
     pub(crate) fn start(parts: Parts) -> Self {
-        let Parts { node, partition, replica, raft, reader, applied, acknowledged, wall_ms } = parts;
+        let Parts { node, partition, replica, raft, reader, applied, acknowledged, places, flush, wall_ms } = parts;
         let proposer = Proposer::start(partition, raft.clone(), wall_ms.clone());
         let barrier = Barrier::start(partition, raft.clone(), applied.clone());
         let leader = watch_leader(raft.clone());
@@ -79,6 +84,8 @@ impl Group {
             leader,
             freshness,
             acknowledged,
+            places,
+            flush,
             wall_ms,
         };
         Self { inner: Arc::new(inner) }
@@ -126,6 +133,21 @@ impl Group {
 
     pub(crate) fn raft(&self) -> &Raft {
         &self.inner.raft
+    }
+
+    /// How far the state machine is, and how much of that is durable.
+    pub(crate) fn places(&self) -> &Places {
+        &self.inner.places
+    }
+
+    /// The node's flushes.
+    pub(crate) fn flush(&self) -> &FlushBarrier {
+        &self.inner.flush
+    }
+
+    /// Replicates and applies one command. Limits are the caller's to check.
+    pub(crate) async fn propose(&self, command: Command<Bytes>) -> Result<Reply, CallError> {
+        self.inner.proposer.command(command).await
     }
 
     /// Makes the group's first membership entry. To be called on exactly one replica of a new group; does nothing if the group
@@ -322,7 +344,7 @@ impl Group {
         }
     }
 
-    fn check_leads(&self) -> Result<(), CallError> {
+    pub(crate) fn check_leads(&self) -> Result<(), CallError> {
         let leader = self.leader();
         if leader == Some(self.inner.node) {
             return Ok(());
@@ -338,7 +360,7 @@ impl Group {
         CallError::unavailable(format!("{}: {why} within {} ms", self.inner.partition, wait.as_millis()))
     }
 
-    fn stopped(&self, why: &dyn std::fmt::Display) -> CallError {
+    pub(crate) fn stopped(&self, why: &dyn std::fmt::Display) -> CallError {
         CallError::unavailable(format!("the replica of {} has stopped: {why}", self.inner.partition))
     }
 
@@ -357,7 +379,7 @@ impl Group {
 /// A transfer takes one election; a target that does not answer must not block the caller.
 const TRANSFER_WITHIN: Duration = Duration::from_secs(3);
 
-fn unexpected(reply: Reply) -> CallError {
+pub(crate) fn unexpected(reply: Reply) -> CallError {
     match reply {
         Reply::Rejected(reject) => reject.into(),
         other => Fault::Invariant(format!("a command was answered with {other:?}")).into(),

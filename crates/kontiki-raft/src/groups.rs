@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use kontiki_storage::disk::Disk;
 use kontiki_storage::engine::Engine;
@@ -11,8 +12,11 @@ use kontiki_types::partition::Incarnation;
 use kontiki_types::{ClusterId, Descriptor, Fault, NodeId, PartitionId, StoreId};
 use openraft::Config;
 use parking_lot::{Mutex, RwLock};
+use tokio_util::sync::CancellationToken;
 
+use crate::compaction::{self, LogRetention};
 use crate::exec::{Exec, run_blocking};
+use crate::flush::{FlushBarrier, Places};
 use crate::group::{self, Group};
 use crate::identity::{Identity, Members};
 use crate::log_queue::{LogQueue, log_queue};
@@ -54,6 +58,8 @@ pub struct GroupsConfig {
     pub effects: EffectSink,
     /// Timers.
     pub options: RaftOptions,
+    /// How much of the log is kept.
+    pub retention: LogRetention,
 }
 
 /// The log, in figures.
@@ -61,8 +67,20 @@ pub struct GroupsConfig {
 pub struct LogStats {
     /// Bytes of all segments.
     pub size_bytes: u64,
+    /// Segments.
+    pub segments: usize,
+    /// Entries that are kept, of all groups.
+    pub entries: u64,
+    /// Bytes of these entries.
+    pub entries_bytes: u64,
     /// Requests made durable so far.
     pub durable_ticket: u64,
+    /// How often the log of a group was trimmed since the start.
+    pub trims: u64,
+    /// Flushes of the engine that trimming has asked for since the start.
+    pub flushes: u64,
+    /// How long ago the last of them ended; `None` if there was none.
+    pub flushed_ago_ms: Option<u64>,
 }
 
 /// The groups of one node.
@@ -75,6 +93,9 @@ pub struct Groups {
     /// What recovery found for groups that are not open yet.
     recovered: Mutex<BTreeMap<PartitionId, RecoveredGroup>>,
     open: RwLock<HashMap<PartitionId, Group>>,
+    flush: Arc<FlushBarrier>,
+    trims: AtomicU64,
+    stopping: CancellationToken,
     broken: Mutex<BTreeMap<PartitionId, Fault>>,
     /// One creation at a time: a group must never be built twice on one log.
     creating: tokio::sync::Mutex<()>,
@@ -109,10 +130,15 @@ impl Groups {
             reader,
             recovered: Mutex::new(recovered.groups),
             open: RwLock::new(HashMap::new()),
+            flush: Arc::new(FlushBarrier::new(config.engine.clone(), config.exec.clone())),
+            trims: AtomicU64::new(0),
+            stopping: CancellationToken::new(),
             broken: Mutex::default(),
             creating: tokio::sync::Mutex::new(()),
             config,
         });
+        // What was found is durable from here on, also where the last process did not come to flush it.
+        groups.flush.flush().await?;
         let mut broken = BTreeMap::new();
         for partition in &held {
             match Machine::open(groups.config.engine.clone(), *partition) {
@@ -132,6 +158,7 @@ impl Groups {
             return Err(fault);
         }
         *groups.broken.lock() = broken;
+        tokio::spawn(compaction::run(Arc::downgrade(&groups), groups.stopping.clone()));
         Ok(groups)
     }
 
@@ -170,12 +197,15 @@ impl Groups {
         let found = self.recovered.lock().remove(&partition);
         let log = GroupLog::open(partition, self.queue.clone(), self.reader.clone(), found.as_ref())?;
         check_log_reaches(&machine, &log)?;
+        let places = Places::new(state_machine::place(&machine)?);
         let (state_machine, applied) = StateMachine::new(state_machine::Parts {
             machine,
             partition,
             engine: self.config.engine.clone(),
             exec: self.config.exec.clone(),
             log: log.clone(),
+            places: places.clone(),
+            flush: self.flush.clone(),
             effects: self.config.effects.clone(),
         });
         let from = Sender { identity: self.identity.clone(), partition, replica };
@@ -184,8 +214,18 @@ impl Groups {
         let raft = Raft::new(replica.0, self.raft_config.clone(), factory, log, state_machine).await;
         let raft = raft.map_err(|fatal| Fault::Invariant(format!("{partition} cannot start: {fatal}")))?;
         let wall_ms = self.config.wall_ms.clone();
-        let node = self.config.node;
-        let group = Group::start(group::Parts { node, partition, replica, raft, reader, applied, acknowledged, wall_ms });
+        let group = Group::start(group::Parts {
+            node: self.config.node,
+            partition,
+            replica,
+            raft,
+            reader,
+            applied,
+            acknowledged,
+            places,
+            flush: self.flush.clone(),
+            wall_ms,
+        });
         self.open.write().insert(partition, group.clone());
         Ok(group)
     }
@@ -224,8 +264,27 @@ impl Groups {
 
     /// Makes everything applied durable, so that a restart has nothing to replay.
     pub async fn flush(&self) -> Result<(), Fault> {
-        let engine = self.config.engine.clone();
-        run_blocking(self.config.exec.as_ref(), move || engine.flush()).await.ok_or_else(executor_gone)?
+        self.flush.flush().await
+    }
+
+    /// Counts a trimmed log.
+    pub(crate) fn note_trim(&self) {
+        self.trims.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What is kept of the log.
+    pub(crate) fn retention(&self) -> &LogRetention {
+        &self.config.retention
+    }
+
+    /// Up to where (exclusive) a snapshot of the partition that is being sent reaches: its receiver will need what follows.
+    pub(crate) fn transfer_floor(&self, _partition: PartitionId) -> Option<u64> {
+        None
+    }
+
+    /// The log's reading end.
+    pub(crate) fn log_reader(&self) -> &LogReader {
+        &self.reader
     }
 
     /// The fault that ended the log, if any: this node then neither votes nor acknowledges.
@@ -235,11 +294,23 @@ impl Groups {
 
     /// The log, in figures.
     pub fn log_stats(&self) -> LogStats {
-        LogStats { size_bytes: self.reader.size_bytes(), durable_ticket: self.queue.durable() }
+        let kept = self.open.read().keys().filter_map(|group| self.reader.footprint(*group)).collect::<Vec<_>>();
+        let (flushes, flushed) = self.flush.stats();
+        LogStats {
+            size_bytes: self.reader.size_bytes(),
+            segments: self.reader.segments(),
+            entries: kept.iter().map(|kept| kept.entries).sum(),
+            entries_bytes: kept.iter().map(|kept| kept.bytes).sum(),
+            durable_ticket: self.queue.durable(),
+            trims: self.trims.load(Ordering::Relaxed),
+            flushes,
+            flushed_ago_ms: flushed.map(|at| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX)),
+        }
     }
 
     /// Stops every replica. What was acknowledged is durable already.
     pub async fn shutdown(&self) {
+        self.stopping.cancel();
         let groups: Vec<Group> = self.open.write().drain().map(|(_, group)| group).collect();
         futures::future::join_all(groups.iter().map(Group::shutdown)).await;
     }

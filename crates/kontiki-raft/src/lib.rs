@@ -23,7 +23,9 @@
 mod acknowledged;
 mod barrier;
 mod codec;
+mod compaction;
 mod exec;
+mod flush;
 mod freshness;
 mod group;
 mod groups;
@@ -31,6 +33,7 @@ mod identity;
 mod inbound;
 mod log_queue;
 mod log_store;
+mod membership;
 mod network;
 mod options;
 mod proposer;
@@ -39,17 +42,23 @@ mod status;
 mod transport;
 mod type_config;
 
+pub use compaction::LogRetention;
 pub use exec::Exec;
 pub use group::Group;
 pub use groups::{Groups, GroupsConfig, LogStats};
 pub use identity::{Member, Members, Suspicion};
 pub use log_queue::LogWriter;
+pub use membership::{GroupMembership, MembershipSeen};
 pub use options::RaftOptions;
 pub use status::GroupStatus;
 pub use transport::{Envelope, Refusal, Transport, TransportError};
 
 #[cfg(test)]
 mod cluster_tests;
+#[cfg(test)]
+mod compaction_tests;
+#[cfg(test)]
+mod membership_tests;
 #[cfg(test)]
 mod suite;
 #[cfg(test)]

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use crate::codec;
 use crate::exec::{Exec, run_blocking};
+use crate::flush::{FlushBarrier, Place, Places};
 use crate::log_store::GroupLog;
 use crate::type_config::{Entry, LogId, StoredMembership, TypeConfig};
 
@@ -39,9 +40,11 @@ pub(crate) struct StateMachine {
     exec: Arc<dyn Exec>,
     log: GroupLog,
     applied: watch::Sender<u64>,
+    places: Arc<Places>,
+    flush: Arc<FlushBarrier>,
     effects: EffectSink,
-    /// Whether a snapshot was asked for since the start: openraft expects none before.
-    snapshot_built: bool,
+    /// Where the last snapshot ended; `None` until there was one: openraft expects none before it has asked.
+    snapshot_at: Option<Option<LogId>>,
 }
 
 /// Everything a state machine is made of.
@@ -51,32 +54,30 @@ pub(crate) struct Parts {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) exec: Arc<dyn Exec>,
     pub(crate) log: GroupLog,
+    pub(crate) places: Arc<Places>,
+    pub(crate) flush: Arc<FlushBarrier>,
     pub(crate) effects: EffectSink,
 }
 
 impl StateMachine {
     /// The state machine, and a watch of the *next* index to apply (applied index + 1, 0 before the first).
     pub(crate) fn new(parts: Parts) -> (Self, watch::Receiver<u64>) {
-        let Parts { machine, partition, engine, exec, log, effects } = parts;
+        let Parts { machine, partition, engine, exec, log, places, flush, effects } = parts;
         let next = machine.position().map_or(0, |_| machine.applied_index() + 1);
         let (applied, watched) = watch::channel(next);
-        (Self { machine, partition, engine, exec, log, applied, effects, snapshot_built: false }, watched)
-    }
-
-    fn state(&self) -> Result<(Option<LogId>, StoredMembership), Fault> {
-        let position = self.machine.position().map(|bytes| codec::decode_log_id(bytes, "the applied position")).transpose()?;
-        let membership = self.machine.membership().map(codec::decode_stored_membership).transpose()?;
-        Ok((position, membership.unwrap_or_default()))
+        (Self { machine, partition, engine, exec, log, applied, places, flush, effects, snapshot_at: None }, watched)
     }
 
     /// Applies one chunk in one engine batch, then publishes and answers.
     async fn apply_chunk(&mut self, chunk: Vec<(Entry, Option<ApplyResponder<TypeConfig>>)>) -> Result<(), Fault> {
         let Some((last, _)) = chunk.last() else { return Ok(()) };
-        let last_index = last.log_id.index;
+        let (last_id, last_index) = (last.log_id, last.log_id.index);
         self.log.wait_durable(last_index).await?;
         let prepared: Vec<Prepared> = chunk.iter().map(|(entry, _)| Prepared::new(entry)).collect();
         let entries: Vec<machine::Entry<'_>> = prepared.iter().map(Prepared::as_entry).collect();
         let outcome = self.machine.apply(&entries)?;
+        let membership = chunk.iter().rev().find_map(|(entry, _)| membership_of(entry));
+        self.places.set_applied(last_id, membership);
         self.applied.send_replace(last_index + 1);
         for effect in outcome.effects {
             (self.effects)(self.partition, effect);
@@ -87,6 +88,20 @@ impl StateMachine {
             }
         }
         Ok(())
+    }
+}
+
+/// Up to where a machine has applied its log, and the membership in force there.
+pub(crate) fn place(machine: &Machine) -> Result<Place, Fault> {
+    let position = machine.position().map(|bytes| codec::decode_log_id(bytes, "the applied position")).transpose()?;
+    let membership = machine.membership().map(codec::decode_stored_membership).transpose()?;
+    Ok((position, membership.unwrap_or_default()))
+}
+
+fn membership_of(entry: &Entry) -> Option<StoredMembership> {
+    match &entry.payload {
+        EntryPayload::Membership(membership) => Some(StoredMembership::new(Some(entry.log_id), membership.clone())),
+        EntryPayload::Blank | EntryPayload::Normal(_) => None,
     }
 }
 
@@ -103,10 +118,7 @@ impl Prepared {
         let (membership, command) = match &entry.payload {
             EntryPayload::Blank => (None, None),
             EntryPayload::Normal(payload) => (None, Some(payload.0.clone())),
-            EntryPayload::Membership(membership) => {
-                let stored = StoredMembership::new(Some(entry.log_id), membership.clone());
-                (Some(codec::encode_stored_membership(&stored)), None)
-            }
+            EntryPayload::Membership(_) => (membership_of(entry).as_ref().map(codec::encode_stored_membership), None),
         };
         Self { index: entry.log_id.index, position: codec::encode_log_id(&entry.log_id), membership, command }
     }
@@ -133,7 +145,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
-        Ok(self.state()?)
+        Ok(place(&self.machine)?)
     }
 
     async fn apply<Strm>(&mut self, entries: Strm) -> Result<(), io::Error>
@@ -163,20 +175,24 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        self.snapshot_built = true;
-        SnapshotBuilder { state: self.state(), engine: self.engine.clone(), exec: self.exec.clone() }
+        let last = self.snapshot_at.replace(self.places.applied().0).flatten();
+        SnapshotBuilder { last, places: self.places.clone(), flush: self.flush.clone(), engine: self.engine.clone() }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> Result<(), io::Error> {
         let copied = self.machine.copy_from(snapshot.engine.as_ref())?;
         let engine = self.engine.clone();
         run_blocking(self.exec.as_ref(), move || engine.flush()).await.ok_or_else(executor_gone)??;
-        let (applied, _) = self.state()?;
+        let (applied, membership) = place(&self.machine)?;
         if applied != meta.last_log_id {
             let found = format!("the installed snapshot ends at {applied:?}, its description says {:?}", meta.last_log_id);
             return Err(Fault::Invariant(found).into());
         }
-        self.snapshot_built = true;
+        self.snapshot_at = Some(applied);
+        if let Some(applied) = applied {
+            self.places.set_applied(applied, Some(membership));
+            self.places.set_durable(self.places.applied());
+        }
         self.applied.send_replace(applied.map_or(0, |id| id.index + 1));
         for effect in copied {
             (self.effects)(self.partition, effect);
@@ -185,10 +201,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        if !self.snapshot_built {
+        if self.snapshot_at.is_none() {
             return Ok(None);
         }
-        let (last_log_id, last_membership) = self.state()?;
+        let (last_log_id, last_membership) = place(&self.machine)?;
         let snapshot = SnapshotData { engine: self.engine.clone() };
         Ok(Some(Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot }))
     }
@@ -198,20 +214,30 @@ fn executor_gone() -> io::Error {
     io::Error::other("the executor has stopped")
 }
 
-/// "Builds" a snapshot by making what is applied durable: the state is in the engine already, and is read when it is sent.
+/// "Builds" a snapshot by making what is applied durable: the state is in the engine already, and is read when it is sent. Whoever trims a log
+/// has flushed before; then there is nothing left to do.
 pub(crate) struct SnapshotBuilder {
-    state: Result<(Option<LogId>, StoredMembership), Fault>,
+    /// Where the last snapshot ended.
+    last: Option<LogId>,
+    places: Arc<Places>,
+    flush: Arc<FlushBarrier>,
     engine: Arc<dyn Engine>,
-    exec: Arc<dyn Exec>,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = SnapshotData;
 
+    /// Never fails, for an error would end the replica: if the engine cannot flush, the snapshot ends where it did before, and no more of the
+    /// log goes.
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let (last_log_id, last_membership) = self.state.clone()?;
-        let engine = self.engine.clone();
-        run_blocking(self.exec.as_ref(), move || engine.flush()).await.ok_or_else(executor_gone)??;
+        if self.places.durable().0 <= self.last {
+            let applied = self.places.applied();
+            match self.flush.flush().await {
+                Ok(()) => self.places.set_durable(applied),
+                Err(fault) => tracing::warn!(%fault, "the engine could not be flushed; the log is not trimmed"),
+            }
+        }
+        let (last_log_id, last_membership) = self.places.durable();
         let snapshot = SnapshotData { engine: self.engine.clone() };
         Ok(Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot })
     }

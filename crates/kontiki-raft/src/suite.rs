@@ -15,9 +15,10 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::type_config::TypeConfigExt;
 use tempfile::TempDir;
 
+use crate::flush::{FlushBarrier, Places};
 use crate::log_queue::log_queue;
 use crate::log_store::GroupLog;
-use crate::state_machine::{Parts, StateMachine};
+use crate::state_machine::{Parts, StateMachine, place};
 use crate::testing::Threads;
 use crate::type_config::{Entry, LeaderId, LogId, Payload, TypeConfig, Vote};
 
@@ -37,7 +38,16 @@ fn open(dir: &TempDir) -> (GroupLog, StateMachine) {
     let engine: Arc<dyn Engine> = MemoryEngine::new();
     let descriptor = Descriptor::new(GROUP, KeyRange::all(), &[NodeId(1)]);
     let machine = Machine::create(engine.clone(), descriptor, ReplicaId(1)).expect("creates");
-    let parts = Parts { machine, partition: GROUP, engine, exec, log: group_log.clone(), effects: Arc::new(|_, _| {}) };
+    let parts = Parts {
+        places: Places::new(place(&machine).expect("readable")),
+        flush: Arc::new(FlushBarrier::new(engine.clone(), exec.clone())),
+        machine,
+        partition: GROUP,
+        engine,
+        exec,
+        log: group_log.clone(),
+        effects: Arc::new(|_, _| {}),
+    };
     (group_log, StateMachine::new(parts).0)
 }
 

@@ -1,5 +1,7 @@
 //! What the tests of this crate share: an executor with real threads, and a transport that stays in the process and can be cut.
 
+pub(crate) mod cluster;
+
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::{Arc, Weak};

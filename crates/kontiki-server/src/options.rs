@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use kontiki_raft::RaftOptions;
+use kontiki_raft::{LogRetention, RaftOptions};
 use kontiki_storage::engine::RocksOptions;
 use kontiki_storage::log::LogOptions;
 use kontiki_types::limits::{self, NODES_MAX, PARTITIONS_MAX};
@@ -43,6 +43,8 @@ pub struct NodeOptions {
     pub raft: RaftOptions,
     /// How the raft log is cut.
     pub log: LogOptions,
+    /// How much of the raft log is kept.
+    pub log_retention: LogRetention,
     /// How much memory and how many threads the storage engine takes.
     pub engine: RocksOptions,
     /// What this node takes on at once.
@@ -84,6 +86,7 @@ impl Default for NodeOptions {
             boundaries: Vec::new(),
             raft: RaftOptions::default(),
             log: LogOptions::default(),
+            log_retention: LogRetention::default(),
             engine: RocksOptions::default(),
             admission: AdmissionOptions::default(),
             balance: true,
@@ -109,6 +112,7 @@ impl NodeOptions {
         self.check_members()?;
         self.check_partitions()?;
         self.check_admission()?;
+        self.log_retention.check()?;
         self.raft.check()
     }
 

@@ -103,6 +103,7 @@ impl Ground {
                 Effect::MapChanged | Effect::DescriptorChanged(_) => changed.send_modify(|count| *count += 1),
             }),
             options: options.raft.clone(),
+            retention: options.log_retention.clone(),
         };
         let groups = Groups::open(config).await;
         let groups = groups.map_err(|fault| in_dir(dir.as_ref(), "the replicas cannot be opened", fault))?;

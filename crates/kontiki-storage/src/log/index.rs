@@ -86,6 +86,8 @@ pub(crate) struct HardState {
 pub(crate) struct GroupIndex {
     pub(crate) hard: HardState,
     entries: VecDeque<Location>,
+    /// Payload bytes of `entries`.
+    bytes: u64,
 }
 
 impl GroupIndex {
@@ -114,6 +116,21 @@ impl GroupIndex {
         self.entries.front().map(|location| location.segment)
     }
 
+    /// The segment of the first live entry, how many have a place, and their payload bytes.
+    pub(crate) fn footprint(&self) -> Option<(u64, u64, u64)> {
+        Some((self.oldest_segment()?, self.entries.len() as u64, self.bytes))
+    }
+
+    /// The first index from which on at most `bytes_max` bytes are live.
+    pub(crate) fn tail_start(&self, bytes_max: u64) -> u64 {
+        let mut bytes = 0;
+        let fits = self.entries.iter().rev().take_while(|location| {
+            bytes += u64::from(location.length);
+            bytes <= bytes_max
+        });
+        self.next() - fits.count() as u64
+    }
+
     /// Where the entries of `[from, to)` lie, in order.
     pub(crate) fn locations(&self, from: u64, to: u64) -> impl Iterator<Item = (u64, Location)> {
         let base = self.base();
@@ -128,6 +145,7 @@ impl GroupIndex {
         match view {
             View::Entry { .. } => {
                 self.entries.push_back(location);
+                self.bytes += u64::from(location.length);
                 return Ok(());
             }
             View::Purge { state, .. } if self.hard.bounds.purged != purged => {
@@ -139,9 +157,11 @@ impl GroupIndex {
         }
         // Drop the places that are outside of the bounds now: behind the end first, then before the start.
         let (first, next) = (self.hard.bounds.first, self.next());
-        self.entries.truncate(usize::try_from(next.saturating_sub(base)).unwrap_or(usize::MAX));
-        let dead = first.saturating_sub(base).min(self.entries.len() as u64);
-        self.entries.drain(..usize::try_from(dead).unwrap_or_default());
+        let keep = usize::try_from(next.saturating_sub(base)).unwrap_or(usize::MAX).min(self.entries.len());
+        let behind: u64 = self.entries.drain(keep..).map(|location| u64::from(location.length)).sum();
+        let dead = usize::try_from(first.saturating_sub(base)).unwrap_or(usize::MAX).min(self.entries.len());
+        let before: u64 = self.entries.drain(..dead).map(|location| u64::from(location.length)).sum();
+        self.bytes -= behind + before;
         Ok(())
     }
 }
@@ -156,7 +176,7 @@ impl Index {
     /// As it was when a segment was begun; no entry has a place yet.
     pub(crate) fn from_hard_states(states: &[(PartitionId, HardState)]) -> Self {
         let group =
-            |(group, hard): &(PartitionId, HardState)| (*group, GroupIndex { hard: hard.clone(), entries: VecDeque::new() });
+            |(group, hard): &(PartitionId, HardState)| (*group, GroupIndex { hard: hard.clone(), ..GroupIndex::default() });
         Self { groups: states.iter().map(group).collect() }
     }
 

@@ -52,7 +52,7 @@ mod recovery;
 mod segment;
 mod spares;
 
-pub use reader::LogReader;
+pub use reader::{Footprint, LogReader};
 pub use record::Record;
 pub use spares::Spares;
 

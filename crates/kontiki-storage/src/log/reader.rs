@@ -30,6 +30,19 @@ pub(crate) struct State {
     pub(crate) segments: BTreeMap<u64, Arc<Segment>>,
 }
 
+/// What a group keeps in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    /// Its first live entry.
+    pub first: u64,
+    /// How many entries are live.
+    pub entries: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The segment in which the first one lies: neither it nor a later one can be recycled.
+    pub segment: u64,
+}
+
 /// Reads entries, also those that are written and not durable yet. Cheap to clone; for any thread.
 #[derive(Clone)]
 pub struct LogReader {
@@ -94,6 +107,25 @@ impl LogReader {
     /// The last index of a group; `None` if it has no live entries.
     pub fn last_index(&self, group: PartitionId) -> Option<u64> {
         self.shared.state.read().index.groups.get(&group)?.last_index()
+    }
+
+    /// What a group keeps in the log; `None` if it has no live entries.
+    pub fn footprint(&self, group: PartitionId) -> Option<Footprint> {
+        let state = self.shared.state.read();
+        let found = state.index.groups.get(&group)?;
+        let (segment, entries, bytes) = found.footprint()?;
+        Some(Footprint { first: found.hard.bounds.first, entries, bytes, segment })
+    }
+
+    /// The index from which on a group has at most `bytes_max` bytes of live entries.
+    pub fn tail_start(&self, group: PartitionId, bytes_max: u64) -> Option<u64> {
+        Some(self.shared.state.read().index.groups.get(&group)?.tail_start(bytes_max))
+    }
+
+    /// The oldest and the newest segment; `None` if there is none.
+    pub fn segment_range(&self) -> Option<(u64, u64)> {
+        let state = self.shared.state.read();
+        Some((*state.segments.keys().next()?, *state.segments.keys().next_back()?))
     }
 
     /// Bytes of all segment files, without spares.
