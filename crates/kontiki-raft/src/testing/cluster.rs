@@ -12,12 +12,12 @@ use kontiki_types::command::OwnedWrite;
 use kontiki_types::partition::Incarnation;
 use kontiki_types::read::ReadData;
 use kontiki_types::{
-    CallError, ClusterId, Descriptor, KeyRange, NodeId, Op, PartitionId, Read, ReadLevel, RequestId, StoreId, Token, Version,
-    Write, WriteReply, key,
+    CallError, ClusterId, Descriptor, KeyRange, NamespaceId, NodeId, Op, PartitionId, Read, ReadLevel, RequestId, StoreId, Token,
+    Version, Write, WriteReply, key,
 };
 use tempfile::TempDir;
 
-use crate::testing::{Acquaintance, Threads, Wires};
+use crate::testing::{Acquaintance, Threads, Wires, copy_files};
 use crate::{Group, Groups, GroupsConfig, LogRetention, RaftOptions};
 
 pub(crate) const PARTITION: PartitionId = PartitionId(2);
@@ -48,13 +48,6 @@ impl TestNode {
         copy.engine.write(&rows).expect("writes");
         copy.engine.flush().expect("flushes");
         copy
-    }
-}
-
-#[allow(clippy::disallowed_methods, reason = "a test copies a directory as an operator would")]
-fn copy_files(from: &std::path::Path, to: &std::path::Path) {
-    for entry in std::fs::read_dir(from).expect("reads").map(|entry| entry.expect("an entry")) {
-        std::fs::copy(entry.path(), to.join(entry.file_name())).expect("copies");
     }
 }
 
@@ -89,7 +82,7 @@ pub(crate) fn config(node: &TestNode, wires: &Wires) -> GroupsConfig {
 /// The partition, with a voter on each of the first `voters` nodes.
 pub(crate) fn descriptor_on(voters: u64) -> Descriptor {
     let nodes: Vec<_> = (1..=voters).map(NodeId).collect();
-    Descriptor::new(PARTITION, KeyRange::all(), &nodes)
+    Descriptor::new(PARTITION, KeyRange::namespace(NamespaceId::DEFAULT), &nodes)
 }
 
 pub(crate) fn descriptor() -> Descriptor {
@@ -220,7 +213,7 @@ pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool)
 }
 
 pub(crate) fn user(name: &str) -> Bytes {
-    key::internal(kontiki_types::NamespaceId::DEFAULT, name.as_bytes())
+    key::internal(NamespaceId::DEFAULT, name.as_bytes())
 }
 
 pub(crate) fn put(name: &str, value: &str, request: Option<RequestId>) -> OwnedWrite {
