@@ -18,10 +18,12 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("kontiki", &["kontiki-server", "kontiki-client", "kontiki-types"]),
     ("kontiki-cli", &["kontiki", "kontiki-client"]),
     ("kontiki-etcd", &["kontiki-client", "kontiki-types"]),
+    ("kontiki-checker", &[]),
     (
         "kontiki-tests",
         &[
             "kontiki",
+            "kontiki-checker",
             "kontiki-cli",
             "kontiki-client",
             "kontiki-placement",
@@ -55,6 +57,11 @@ const NEVER: &[(&[&str], &[&str], &str)] = &[
     (&["kontiki-proto"], &["tokio*", "openraft*", "rocksdb", "rand"], "proto is generated code and conversions"),
     (&["kontiki-raft"], &["tonic*", "prost*", "hyper*"], "raft declares a Transport that the server implements"),
     (&["kontiki-client"], &["rocksdb", "openraft*"], "a remote user must not compile RocksDB"),
+    (
+        &["kontiki-checker"],
+        &["tokio*", "tonic*", "openraft*", "rocksdb", "rand", "rand_*", "turmoil"],
+        "a judge is a function of the history: the same history, the same verdict",
+    ),
 ];
 
 /// One crate's manifest, as far as the rules look at it.
@@ -149,7 +156,7 @@ pub fn check_shape(manifests: &[Manifest]) -> Vec<String> {
     for manifest in manifests {
         let expected = match manifest.folder.strip_prefix("crates/") {
             Some(folder) => folder.to_owned(),
-            None => format!("kontiki-{}", manifest.folder),
+            None => format!("kontiki-{}", manifest.folder.rsplit('/').next().unwrap_or_default()),
         };
         if manifest.name != expected {
             violations.push(format!("{} holds crate {}; it should be {expected}", manifest.folder, manifest.name));
@@ -224,6 +231,10 @@ mod tests {
         let text = "[package]\nname = \"other\"\n[dependencies]\nbytes = \"1\"\n[features]\nsim = []";
         assert_eq!(check_shape(&[Manifest::parse("crates/kontiki-x", text)]).len(), 4);
         assert!(check_shape(&[manifest("kontiki-x", "[dependencies]\nbytes.workspace = true")]).is_empty());
+        let within =
+            |name: &str| Manifest::parse("tests/checker", &format!("[package]\nname = \"{name}\"\n[lints]\nworkspace = true"));
+        assert!(check_shape(&[within("kontiki-checker")]).is_empty());
+        assert_eq!(check_shape(&[within("kontiki-tests-checker")]).len(), 1);
     }
 
     #[test]
