@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use kontiki_storage::engine::Engine;
-use kontiki_storage::machine::{self, Machine};
+use kontiki_storage::engine::{Engine, View};
+use kontiki_storage::machine::{self, Import, Machine};
 use kontiki_types::{Effect, Fault, PartitionId, limits};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
@@ -23,11 +23,26 @@ use crate::type_config::{Entry, LogId, StoredMembership, TypeConfig};
 type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
 type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>;
 
-/// What openraft carries about when it speaks of a snapshot: a handle on the engine that holds the state, never the bytes.
+/// What openraft carries about when it speaks of a snapshot: a handle on a view of the engine that holds the state, never the bytes.
 #[derive(Clone)]
 pub(crate) struct SnapshotData {
-    engine: Arc<dyn Engine>,
+    view: Arc<dyn View>,
 }
+
+/// Stages the state of a partition that a view holds, chunk by chunk.
+fn stage(view: Arc<dyn View>, engine: &dyn Engine, partition: PartitionId) -> Result<Import, Fault> {
+    let export = Machine::export(view, partition)?;
+    let export = export.ok_or_else(|| Fault::Invariant(format!("the source of a snapshot holds no replica of {partition}")))?;
+    let mut import = Import::begin(engine, export.header().clone())?;
+    while let Some(from) = import.next() {
+        let Some(chunk) = export.chunk(from, CHUNK_BYTES_MAX)? else { break };
+        import.add(&chunk)?;
+    }
+    Ok(import)
+}
+
+/// Bytes of rows that are copied at once.
+const CHUNK_BYTES_MAX: usize = 1024 * 1024;
 
 /// Where effects go: called from apply, must not block.
 pub(crate) type EffectSink = Arc<dyn Fn(PartitionId, Effect) + Send + Sync>;
@@ -180,9 +195,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> Result<(), io::Error> {
-        let copied = self.machine.copy_from(snapshot.engine.as_ref())?;
-        let engine = self.engine.clone();
-        run_blocking(self.exec.as_ref(), move || engine.flush()).await.ok_or_else(executor_gone)??;
+        let (engine, partition) = (self.engine.clone(), self.partition);
+        let staged = run_blocking(self.exec.as_ref(), move || stage(snapshot.view, engine.as_ref(), partition));
+        let installed = self.machine.install(staged.await.ok_or_else(executor_gone)??)?;
         let (applied, membership) = place(&self.machine)?;
         if applied != meta.last_log_id {
             let found = format!("the installed snapshot ends at {applied:?}, its description says {:?}", meta.last_log_id);
@@ -194,7 +209,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             self.places.set_durable(self.places.applied());
         }
         self.applied.send_replace(applied.map_or(0, |id| id.index + 1));
-        for effect in copied {
+        for effect in installed {
             (self.effects)(self.partition, effect);
         }
         Ok(())
@@ -205,7 +220,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             return Ok(None);
         }
         let (last_log_id, last_membership) = place(&self.machine)?;
-        let snapshot = SnapshotData { engine: self.engine.clone() };
+        let snapshot = SnapshotData { view: self.engine.view() };
         Ok(Some(Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot }))
     }
 }
@@ -238,7 +253,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             }
         }
         let (last_log_id, last_membership) = self.places.durable();
-        let snapshot = SnapshotData { engine: self.engine.clone() };
+        let snapshot = SnapshotData { view: self.engine.view() };
         Ok(Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot })
     }
 }

@@ -5,13 +5,15 @@
 //!   01 partition:8                                      Replica   the descriptor and who we are in it
 //!   02 partition:8                                      Applied   how far the log was applied
 //!   03 partition:8 session.partition:8 session.opened:8 Session   one session and its remembered replies
+//!   04 partition:8                                      Floor     where the snapshot ended that was installed last
+//!   05 partition:8                                      Tombstone the newest replica that was here and was removed
 //!   10 namespace:4 escape(user key) 00 00 !version:8    Data      one version of one key
 //! ```
 //!
 //! Numbers are big endian, so that they sort. In a data key the user part is escaped (`00` becomes `00 ff`) and ended by `00 00`,
 //! so that no key is a prefix of another and order is that of the keys themselves; the version is inverted, so that the newest comes
 //! first. The namespace has a fixed length and needs no escape, which saves three bytes on most keys.
-//! Replica, applied and session records carry the id of the partition that *owns* them, data records do not: data is found by
+//! All but data records carry the id of the partition that *owns* them; data is found by
 //! key, so that a split moves no bytes (DESIGN section 4).
 
 use bytes::Bytes;
@@ -24,6 +26,8 @@ pub const VERSION_BYTES: usize = 8;
 const REPLICA: u8 = 0x01;
 const APPLIED: u8 = 0x02;
 const SESSION: u8 = 0x03;
+const FLOOR: u8 = 0x04;
+const TOMBSTONE: u8 = 0x05;
 const DATA: u8 = 0x10;
 
 /// Follows every `00` inside a user key.
@@ -50,6 +54,18 @@ pub enum Key<B> {
         partition: PartitionId,
         /// The session.
         session: SessionId,
+    },
+    /// The index of the last entry that the snapshot held which this replica began with: `encode(index)`. Entries up to it may be missing
+    /// in the log.
+    Floor {
+        /// Its partition.
+        partition: PartitionId,
+    },
+    /// The newest replica of a partition that was removed from this node: `encode(replica id)`. Neither it nor an older one is ever
+    /// made again.
+    Tombstone {
+        /// The partition.
+        partition: PartitionId,
     },
     /// One version of one key: see `mvcc`.
     Data {
@@ -78,6 +94,8 @@ impl<B: AsRef<[u8]>> Key<B> {
                 out.extend(session.partition.0.to_be_bytes());
                 out.extend(session.opened.0.to_be_bytes());
             }
+            Self::Floor { partition } => put_partition(out, FLOOR, *partition),
+            Self::Tombstone { partition } => put_partition(out, TOMBSTONE, *partition),
             Self::Data { key, version } => {
                 put_data_prefix(out, key.as_ref());
                 out.extend((!version.0).to_be_bytes());
@@ -103,6 +121,8 @@ impl Key<Bytes> {
                 let session = SessionId { partition: PartitionId(number(opener)?), opened: Version(number(opened)?) };
                 Some(Self::Session { partition: PartitionId(number(keeper)?), session })
             }
+            FLOOR => number(rest).map(|partition| Self::Floor { partition: PartitionId(partition) }),
+            TOMBSTONE => number(rest).map(|partition| Self::Tombstone { partition: PartitionId(partition) }),
             DATA => {
                 let (prefix, version) = split_data(bytes)?;
                 Some(Self::Data { key: data_key(prefix)?, version })

@@ -12,7 +12,7 @@ pub struct Source {
 /// A crate name in code, where it may stand, and in how many files at most.
 const HOMES: &[(&str, &str, usize)] = &[
     ("bincode", "crates/kontiki-types/src/", 1),
-    ("rocksdb", "crates/kontiki-storage/src/", 1),
+    ("rocksdb", "crates/kontiki-storage/src/engine/rocks/", usize::MAX),
     ("openraft", "crates/kontiki-raft/", usize::MAX),
     ("openraft_macros", "crates/kontiki-raft/", usize::MAX),
     ("openraft_rt", "crates/kontiki-raft/", usize::MAX),
@@ -34,7 +34,7 @@ const SEAMS: &[&str] = &[
     "crates/kontiki-server/src/env.rs",
     "crates/kontiki-storage/src/disk/",
     "crates/kontiki-storage/src/disk.rs",
-    "crates/kontiki-storage/src/engine/rocks.rs",
+    "crates/kontiki-storage/src/engine/rocks/",
 ];
 
 /// Lines of a file: one noun each.

@@ -5,6 +5,7 @@
 //! ```text
 //!   write ─► live map + list of unflushed batches        crash(coin): durable map + the first coin % (n + 1) batches
 //!   flush ─► durable map, list emptied
+//!   stage ─► rows of its own; install: flush, then ranges replaced in both maps under both locks
 //! ```
 
 use std::collections::BTreeMap;
@@ -16,7 +17,8 @@ use bytes::Bytes;
 use kontiki_types::Fault;
 use parking_lot::{Mutex, RwLock};
 
-use super::{Batch, Change, Cursor, Engine, EngineStats};
+use super::stage::Ranges;
+use super::{Batch, Change, Cursor, Engine, EngineStats, Stage, View};
 
 type Map = BTreeMap<Bytes, Bytes>;
 
@@ -26,6 +28,12 @@ const UNFLUSHED_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// See the module.
 #[derive(Debug, Default)]
 pub struct MemoryEngine {
+    shared: Arc<Shared>,
+}
+
+/// What the engine and its stages share.
+#[derive(Debug, Default)]
+struct Shared {
     /// What reads see. Copied on write only while a cursor holds it.
     live: RwLock<Arc<Map>>,
     /// What survives a crash. Locked before `live`, always.
@@ -76,7 +84,7 @@ impl MemoryEngine {
     /// A power cut: of the batches that were not flushed only the first `coin % (n + 1)` are kept. Returns how many of them were
     /// lost. Whoever used the engine before must have been dropped.
     pub fn crash(&self, coin: u64) -> usize {
-        let mut disk = self.disk.lock();
+        let mut disk = self.shared.disk.lock();
         let kept = (coin % (disk.unflushed.len() as u64 + 1)) as usize;
         for _ in 0..kept {
             disk.settle_one();
@@ -85,57 +93,70 @@ impl MemoryEngine {
         disk.unflushed.clear();
         disk.unflushed_bytes = 0;
         disk.fail_next = None;
-        *self.live.write() = Arc::new(disk.durable.clone());
+        *self.shared.live.write() = Arc::new(disk.durable.clone());
         lost
     }
 
     /// The next write or flush fails with an I/O error of this kind and changes nothing.
     pub fn fail_next(&self, kind: io::ErrorKind) {
-        self.disk.lock().fail_next = Some(kind);
+        self.shared.disk.lock().fail_next = Some(kind);
     }
 
     /// Batches written and not yet flushed.
     pub fn unflushed(&self) -> usize {
-        self.disk.lock().unflushed.len()
+        self.shared.disk.lock().unflushed.len()
     }
 }
 
 impl Engine for MemoryEngine {
     fn write(&self, batch: &Batch) -> Result<(), Fault> {
-        let mut disk = self.disk.lock();
+        let mut disk = self.shared.disk.lock();
         disk.fail("writing a batch to memory")?;
         disk.unflushed_bytes += batch.size_bytes();
         disk.unflushed.push_back(batch.clone());
         while disk.unflushed_bytes > UNFLUSHED_BYTES_MAX && disk.settle_one() {}
-        apply(Arc::make_mut(&mut *self.live.write()), batch);
+        apply(Arc::make_mut(&mut *self.shared.live.write()), batch);
         Ok(())
     }
 
     fn flush(&self) -> Result<(), Fault> {
-        let mut disk = self.disk.lock();
+        let mut disk = self.shared.disk.lock();
         disk.fail("flushing memory")?;
         while disk.settle_one() {}
         Ok(())
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Fault> {
-        Ok(self.live.read().get(key).cloned())
+        Ok(self.shared.live.read().get(key).cloned())
     }
 
     fn first(&self, from: &[u8], to: &[u8]) -> Result<Option<(Bytes, Bytes)>, Fault> {
-        let map = self.live.read();
+        let map = self.shared.live.read();
         let found = map.range::<[u8], _>((Bound::Included(from), Bound::Unbounded)).next();
         Ok(found.filter(|(key, _)| to.is_empty() || key.as_ref() < to).map(|(key, value)| (key.clone(), value.clone())))
     }
 
     fn cursor<'a>(&'a self, from: &[u8], to: &[u8]) -> Result<Box<dyn Cursor + 'a>, Fault> {
-        let map = Arc::clone(&self.live.read());
-        Ok(Box::new(MemoryCursor { map, from: from.to_vec(), to: to.to_vec(), at: None }))
+        Ok(Box::new(MemoryCursor::new(Arc::clone(&self.shared.live.read()), from, to)))
+    }
+
+    fn view(&self) -> Arc<dyn View> {
+        Arc::new(MemoryView { map: Arc::clone(&self.shared.live.read()) })
+    }
+
+    fn stage(&self) -> Result<Box<dyn Stage>, Fault> {
+        let shared = Arc::clone(&self.shared);
+        Ok(Box::new(MemoryStage { shared, ranges: Ranges::default(), rows: Map::new() }))
+    }
+
+    fn compact(&self, _from: &[u8], _to: &[u8]) -> Result<(), Fault> {
+        // A map holds nothing that was overwritten.
+        Ok(())
     }
 
     fn stats(&self) -> EngineStats {
-        let disk = self.disk.lock();
-        let live = Arc::clone(&self.live.read());
+        let disk = self.shared.disk.lock();
+        let live = Arc::clone(&self.shared.live.read());
         let data_bytes = live.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum();
         EngineStats {
             records_estimate: live.len() as u64,
@@ -144,6 +165,56 @@ impl Engine for MemoryEngine {
             compaction_debt_bytes: 0,
             stalled: false,
         }
+    }
+}
+
+/// The map as it was.
+struct MemoryView {
+    map: Arc<Map>,
+}
+
+impl View for MemoryView {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Fault> {
+        Ok(self.map.get(key).cloned())
+    }
+
+    fn cursor<'a>(&'a self, from: &[u8], to: &[u8]) -> Result<Box<dyn Cursor + 'a>, Fault> {
+        Ok(Box::new(MemoryCursor::new(Arc::clone(&self.map), from, to)))
+    }
+}
+
+/// Rows that wait to be installed.
+struct MemoryStage {
+    shared: Arc<Shared>,
+    ranges: Ranges,
+    rows: Map,
+}
+
+impl Stage for MemoryStage {
+    fn replace(&mut self, from: &[u8], to: &[u8]) -> Result<(), Fault> {
+        self.ranges.begin(from, to).map(drop)
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), Fault> {
+        self.ranges.admit(key)?;
+        self.rows.insert(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+        Ok(())
+    }
+
+    fn install(self: Box<Self>) -> Result<(), Fault> {
+        let Self { shared, ranges, rows } = *self;
+        let ranges = ranges.finish()?;
+        let mut disk = shared.disk.lock();
+        disk.fail("installing rows in memory")?;
+        while disk.settle_one() {}
+        for (from, to) in &ranges {
+            let range = (Bound::Included(from.as_slice()), Bound::Excluded(to.as_slice()));
+            let gone: Vec<Bytes> = disk.durable.range::<[u8], _>(range).map(|(key, _)| key.clone()).collect();
+            gone.iter().for_each(|key| drop(disk.durable.remove(key)));
+        }
+        disk.durable.extend(rows);
+        *shared.live.write() = Arc::new(disk.durable.clone());
+        Ok(())
     }
 }
 
@@ -157,6 +228,10 @@ struct MemoryCursor {
 }
 
 impl MemoryCursor {
+    fn new(map: Arc<Map>, from: &[u8], to: &[u8]) -> Self {
+        Self { map, from: from.to_vec(), to: to.to_vec(), at: None }
+    }
+
     fn forward(&mut self, from: Bound<&[u8]>) {
         let found = self.map.range::<[u8], _>((from, Bound::Unbounded)).next();
         self.at = found

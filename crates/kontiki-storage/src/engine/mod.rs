@@ -5,6 +5,8 @@
 //!   machine ──Batch──► Engine::write      atomic, visible at once, NOT durable
 //!   node ────────────► Engine::flush      the barrier: everything written before it survives a power cut after it
 //!   reader ◄── first, cursor ── Engine    ordered reads; a cursor is one consistent view
+//!   sender ◄── view ── Engine             one moment, kept for as long as it is held
+//!   receiver ─► stage ─► install          ranges replaced as a whole: all of them or none, durable
 //! ```
 //!
 //! There is no write-ahead log here: the Raft log is the log, and a restart replays what the engine had not flushed (DESIGN
@@ -16,6 +18,9 @@
 mod batch;
 pub mod memory;
 pub mod rocks;
+mod stage;
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use kontiki_types::Fault;
@@ -43,8 +48,48 @@ pub trait Engine: Send + Sync + 'static {
     /// A cursor over `[from, to)` on the state of now, whatever is written later. An empty `to` is no bound.
     fn cursor<'a>(&'a self, from: &[u8], to: &[u8]) -> Result<Box<dyn Cursor + 'a>, Fault>;
 
+    /// The state of now, to be read for as long as it is held, whatever is written, installed or compacted later. Holding it keeps
+    /// what is overwritten meanwhile on disk, so let it go when it is not needed.
+    fn view(&self) -> Arc<dyn View>;
+
+    /// An empty stage. It takes room outside of the data, on the same disk, until it is installed or dropped.
+    fn stage(&self) -> Result<Box<dyn Stage>, Fault>;
+
+    /// Rewrites what is stored of `[from, to)`, so that what was overwritten and deleted there gives its room back. Changes nothing that can
+    /// be read. Blocks for as long as it takes to read and write the range; other calls go on beside it. An empty bound is none.
+    fn compact(&self, from: &[u8], to: &[u8]) -> Result<(), Fault>;
+
     /// What the engine says of itself. Cheap enough to ask every second.
     fn stats(&self) -> EngineStats;
+}
+
+/// The state of an engine at one moment. It owns what it needs: it may be moved and kept. The engine's disk is closed only when
+/// the last view of it is gone.
+pub trait View: Send + Sync {
+    /// The value of a key.
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Fault>;
+
+    /// A cursor over `[from, to)`. An empty `to` is no bound.
+    fn cursor<'a>(&'a self, from: &[u8], to: &[u8]) -> Result<Box<dyn Cursor + 'a>, Fault>;
+}
+
+/// Rows that are to take the place of all that lies in some ranges. They are written outside of the data, so that the engine is
+/// used meanwhile as if there were no stage; then [`Stage::install`] replaces all ranges in one step. Dropping a stage, also by a crash,
+/// leaves nothing of it.
+///
+/// Ranges may come in any order but must not overlap; in a range, rows come in order. What breaks these rules is a fault, and the stage is
+/// of no use after it, nor after any other fault.
+pub trait Stage: Send {
+    /// Begins the range `[from, to)`: it will hold what is put from here to the next call, and nothing else. Ranges that continue each other may
+    /// be as small as one likes.
+    fn replace(&mut self, from: &[u8], to: &[u8]) -> Result<(), Fault>;
+
+    /// Adds a row to the range that was begun last.
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), Fault>;
+
+    /// Replaces the ranges: all of them or, if it fails or the power fails, none. When this returns it is durable, as is everything
+    /// that was written before. Views and cursors of before see nothing of it.
+    fn install(self: Box<Self>) -> Result<(), Fault>;
 }
 
 /// A place in a consistent view. It starts nowhere: seek first. A cursor pins what it sees, so hold it for one page, not for

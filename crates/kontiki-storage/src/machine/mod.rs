@@ -11,6 +11,7 @@
 //! ```
 //!
 //! - `apply` decodes and runs entries (folder files `apply`, `write`), seeing its own earlier writes through `overlay`.
+//! - `export` and `import` carry a whole replica to another node, `destroy` removes one.
 //! - `read` answers at a version. Records above the published clock exist for a moment before they are published; no reader can see
 //!   them, because it reads at the published clock. So reads need no engine snapshot and no lock.
 //!
@@ -18,7 +19,10 @@
 //! **Invariant:** the data never runs ahead of or behind the applied record; they are one batch.
 
 mod apply;
-mod copy;
+mod destroy;
+mod export;
+mod header;
+mod import;
 mod overlay;
 mod read;
 mod write;
@@ -26,11 +30,14 @@ mod write;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kontiki_types::{Descriptor, Effect, Fault, PartitionId, ReplicaId, Reply, Version, encoding};
+use kontiki_types::{Descriptor, Effect, Fault, PartitionId, ReplicaId, Reply, Version};
 
 use crate::engine::{Batch, Engine};
 use crate::schema::{self, Key};
 use crate::sessions::Sessions;
+pub use export::{Chunk, Export, Rows};
+pub use header::Header;
+pub use import::Import;
 pub use read::MachineReader;
 use read::Published;
 
@@ -56,9 +63,6 @@ pub struct Applied {
     pub effects: Vec<Effect>,
 }
 
-/// What is on disk of how far a log was applied: index, clock, position (`None` before the first entry), membership.
-type AppliedRecord<B> = (u64, Version, Option<B>, Option<B>);
-
 /// What apply changes.
 #[derive(Debug)]
 struct State {
@@ -67,7 +71,15 @@ struct State {
     applied_index: u64,
     position: Option<Bytes>,
     membership: Option<Bytes>,
+    /// Where the snapshot ended that was installed last.
+    floor: Option<u64>,
     sessions: Sessions,
+}
+
+/// What was read of a replica.
+struct Opened {
+    replica: ReplicaId,
+    state: State,
 }
 
 /// One replica's state machine. One owner applies; readers are handed out by [`Machine::reader`].
@@ -88,13 +100,24 @@ impl std::fmt::Debug for Machine {
 
 impl Machine {
     /// Makes a new, empty replica and returns its machine. Like every write it is durable after the next `Engine::flush`, which the
-    /// caller does before it lets the replica vote. A fault if this engine holds a replica of the partition already.
+    /// caller does before it lets the replica vote. A fault if this engine holds a replica of the partition already, has removed this one
+    /// or a newer one ([`Machine::tombstone`]), or holds another partition of which the range overlaps.
     pub fn create(engine: Arc<dyn Engine>, descriptor: Descriptor, replica: ReplicaId) -> Result<Self, Fault> {
         let partition = descriptor.id;
-        if let Some(existing) = Self::open(Arc::clone(&engine), partition)? {
-            let known = existing.replica;
+        if let Some(Opened { replica: known, .. }) = Self::load(&*engine, partition)? {
             return Err(Fault::Invariant(format!(
                 "{partition} has replica {known} here and {replica} was to be created beside it"
+            )));
+        }
+        if let Some(gone) = Self::tombstone(&*engine, partition)?.filter(|gone| replica <= *gone) {
+            return Err(Fault::Invariant(format!(
+                "{partition} had replica {gone} here, which was removed, and {replica} was to be created, which is not newer"
+            )));
+        }
+        if let Some(other) = Self::overlapping(&*engine, &descriptor)? {
+            return Err(Fault::Invariant(format!(
+                "{replica} of {partition} was to be created with the range {}, which overlaps that of {other} here",
+                descriptor.range
             )));
         }
         let state = State {
@@ -103,34 +126,30 @@ impl Machine {
             applied_index: 0,
             position: None,
             membership: None,
+            floor: None,
             sessions: Sessions::new(partition),
         };
         let mut batch = Batch::new();
         state.put_replica(replica, &mut batch);
         state.put_applied(&mut batch);
         engine.write(&batch)?;
-        Ok(Self::new(engine, replica, state))
+        Ok(Self::new(engine, Opened { replica, state }))
     }
 
     /// Opens the replica of a partition as it was left; `None` if there is none here.
     pub fn open(engine: Arc<dyn Engine>, partition: PartitionId) -> Result<Option<Self>, Fault> {
-        let replica_key = Key::<&[u8]>::Replica { partition }.encode();
-        let applied_key = Key::<&[u8]>::Applied { partition }.encode();
-        let Some(stored) = engine.get(&replica_key)? else { return Ok(None) };
-        let corrupt = |key: &[u8], detail: String| Fault::corrupt(schema::place(key), detail);
-        let (descriptor, replica): (Descriptor, ReplicaId) =
-            encoding::decode(&stored).map_err(|error| corrupt(&replica_key, error.to_string()))?;
-        if descriptor.id != partition {
-            return Err(corrupt(&replica_key, format!("it describes {}, not {partition}", descriptor.id)));
-        }
-        let stored = engine.get(&applied_key)?;
-        let stored =
-            stored.ok_or_else(|| corrupt(&applied_key, format!("{partition} has a replica here but no applied record")))?;
-        let (applied_index, clock, position, membership): AppliedRecord<Bytes> =
-            encoding::decode(&stored).map_err(|error| corrupt(&applied_key, error.to_string()))?;
-        let sessions = Sessions::load(&*engine, partition)?;
-        let state = State { descriptor: Arc::new(descriptor), clock, applied_index, position, membership, sessions };
-        Ok(Some(Self::new(engine, replica, state)))
+        let opened = Self::load(&*engine, partition)?;
+        Ok(opened.map(|opened| Self::new(engine, opened)))
+    }
+
+    fn load(engine: &dyn Engine, partition: PartitionId) -> Result<Option<Opened>, Fault> {
+        let get = |key: &[u8]| engine.get(key);
+        let Some((header, replica)) = header::load(&get, partition)? else { return Ok(None) };
+        let Header { descriptor, applied_index, clock, position, membership } = header;
+        let floor = header::load_number(&get, &Key::Floor { partition })?;
+        let sessions = Sessions::load(engine, partition)?;
+        let state = State { descriptor: Arc::new(descriptor), clock, applied_index, position, membership, floor, sessions };
+        Ok(Some(Opened { replica, state }))
     }
 
     /// The partitions of which this engine holds a replica, by id.
@@ -149,7 +168,8 @@ impl Machine {
         Ok(found)
     }
 
-    fn new(engine: Arc<dyn Engine>, replica: ReplicaId, state: State) -> Self {
+    fn new(engine: Arc<dyn Engine>, opened: Opened) -> Self {
+        let Opened { replica, state } = opened;
         let published = Arc::new(Published::new(&state));
         Self { engine, replica, state, published, fault: None }
     }
@@ -184,6 +204,12 @@ impl Machine {
         self.state.applied_index
     }
 
+    /// The index of the last entry of the snapshot that was installed last; `None` if there was none. The log may lack the entries up to it,
+    /// and need not reach it as long as nothing beyond it was applied.
+    pub fn floor(&self) -> Option<u64> {
+        self.state.floor
+    }
+
     /// The sessions known; for tests and status.
     pub fn sessions(&self) -> &Sessions {
         &self.state.sessions
@@ -203,13 +229,14 @@ impl Machine {
 impl State {
     fn put_replica(&self, replica: ReplicaId, batch: &mut Batch) {
         let key = Key::<&[u8]>::Replica { partition: self.descriptor.id };
-        batch.put_with(|out| key.encode_into(out), |out| encoding::encode_into(&(&*self.descriptor, replica), out));
+        batch.put_with(|out| key.encode_into(out), |out| header::replica_record(&self.descriptor, replica, out));
     }
 
     fn put_applied(&self, batch: &mut Batch) {
         let key = Key::<&[u8]>::Applied { partition: self.descriptor.id };
-        let record: AppliedRecord<&Bytes> = (self.applied_index, self.clock, self.position.as_ref(), self.membership.as_ref());
-        batch.put_with(|out| key.encode_into(out), |out| encoding::encode_into(&record, out));
+        let (position, membership) = (self.position.as_ref(), self.membership.as_ref());
+        let record = |out: &mut Vec<u8>| header::applied_record(self.applied_index, self.clock, position, membership, out);
+        batch.put_with(|out| key.encode_into(out), record);
     }
 }
 

@@ -5,15 +5,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kontiki_types::read::{ReadData, Scan};
-use kontiki_types::{CallError, Descriptor, KeyRange, Read, ReadReply, Reject, Row, Version, limits};
-use parking_lot::RwLock;
+use kontiki_types::{CallError, Descriptor, KeyRange, Read, ReadReply, Reject, Retry, Row, Version, limits};
+use parking_lot::{RwLock, RwLockWriteGuard};
 
 use super::State;
 use crate::engine::Engine;
 use crate::mvcc;
 
 /// What readers see of the state: set after each engine batch, all of it at once.
-pub(super) struct Published(RwLock<View>);
+pub(super) struct Published {
+    view: RwLock<View>,
+    /// Held by each reader while it reads, and alone by whoever replaces the data under them.
+    gate: RwLock<()>,
+}
 
 #[derive(Clone)]
 struct View {
@@ -30,15 +34,20 @@ impl View {
 
 impl Published {
     pub(super) fn new(state: &State) -> Self {
-        Self(RwLock::new(View::of(state)))
+        Self { view: RwLock::new(View::of(state)), gate: RwLock::new(()) }
     }
 
     pub(super) fn publish(&self, state: &State) {
-        *self.0.write() = View::of(state);
+        *self.view.write() = View::of(state);
+    }
+
+    /// Keeps readers out while the data that they would read is replaced.
+    pub(super) fn close(&self) -> RwLockWriteGuard<'_, ()> {
+        self.gate.write()
     }
 
     fn view(&self) -> View {
-        self.0.read().clone()
+        self.view.read().clone()
     }
 }
 
@@ -67,21 +76,25 @@ impl MachineReader {
 
     /// The version of the newest write applied, or what the clock was advanced to.
     pub fn clock(&self) -> Version {
-        self.published.0.read().clock
+        self.published.view.read().clock
     }
 
     /// The index of the last entry applied.
     pub fn applied_index(&self) -> u64 {
-        self.published.0.read().applied_index
+        self.published.view.read().applied_index
     }
 
     /// Reads at a version, or at the newest. The clock of the reply is that of the moment of the read; `age_ms` is 0, for the caller
     /// to set.
     ///
     /// Rejects: `TooLarge` or `Invalid` (see `limits::check_read`; `TooLarge` also for what a batch get would answer), `StaleEpoch` if a key lies elsewhere, `VersionInFuture` if the clock
-    /// has not reached the version, `VersionTooOld` if its history may be gone.
+    /// has not reached the version, `VersionTooOld` if its history may be gone. `Unavailable` for the moment in which a snapshot is installed.
     pub fn read(&self, read: &Read, at: Option<Version>) -> Result<ReadReply, CallError> {
         limits::check_read(read)?;
+        let Some(_open) = self.published.gate.try_read() else {
+            let reason = "this replica is being replaced by a snapshot; ask again, or another replica".to_owned();
+            return Err(Retry::Unavailable { reason }.into());
+        };
         let view = self.published.view();
         if !holds(&view.descriptor.range, read) {
             let descriptors = vec![Descriptor::clone(&view.descriptor)];

@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use kontiki_types::limits::{self, DELETE_RANGE_KEYS_MAX, SCAN_KEYS_LOOKED_AT_MAX};
 use kontiki_types::read::{ReadData, Scan};
 use kontiki_types::{
-    ClockKind, Command, Condition, Epoch, KeyRange, NamespaceId, NodeId, NodeInfo, Op, OpResult, Read, Reject, Write, key,
+    ClockKind, Command, Condition, Epoch, KeyRange, NamespaceId, NodeId, NodeInfo, Op, OpResult, Read, Reject, Write, encoding,
+    key,
 };
 use proptest::prelude::*;
 
 use super::*;
-use crate::engine::{Cursor, EngineStats, MemoryEngine};
+use crate::engine::{Cursor, EngineStats, MemoryEngine, Stage, View};
 use crate::system;
 
 fn descriptor(id: u64) -> Descriptor {
@@ -86,6 +87,15 @@ impl Engine for Counting {
     fn cursor<'a>(&'a self, from: &[u8], to: &[u8]) -> Result<Box<dyn Cursor + 'a>, Fault> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         self.inner.cursor(from, to)
+    }
+    fn view(&self) -> Arc<dyn View> {
+        self.inner.view()
+    }
+    fn stage(&self) -> Result<Box<dyn Stage>, Fault> {
+        self.inner.stage()
+    }
+    fn compact(&self, from: &[u8], to: &[u8]) -> Result<(), Fault> {
+        self.inner.compact(from, to)
     }
     fn stats(&self) -> EngineStats {
         self.inner.stats()
@@ -256,22 +266,6 @@ fn the_map_is_read_as_it_was_written() {
     let damaged = Op::Put { key: system::map_key(PartitionId(9)), value: "\x01".into() };
     apply(&mut machine, &[write(vec![], vec![damaged])]);
     assert!(matches!(system::read_map(&machine.reader()), Err(Fault::Corrupt { .. })));
-}
-
-#[test]
-fn a_copy_is_the_same_replica_under_its_own_id() {
-    let (source, target) = (MemoryEngine::new(), MemoryEngine::new());
-    let mut from = machine(&source);
-    apply(&mut from, &[Command::OpenSession { stamp_ms: 9 }, write(vec![], vec![put("a", "1"), put("b", "2")])]);
-    let mut to = Machine::create(target.clone(), descriptor(2), ReplicaId(5)).expect("creates");
-    let reader = to.reader();
-    apply(&mut to, &[write(vec![], vec![put("a", "old"), put("c", "old")])]);
-    to.copy_from(&*source).expect("copies");
-    assert_eq!(page(&to, descriptor(2).range, false), page(&from, descriptor(2).range, false));
-    assert_eq!((to.applied_index(), to.position(), to.sessions()), (from.applied_index(), from.position(), from.sessions()));
-    assert_eq!((reader.clock(), to.replica()), (from.reader().clock(), ReplicaId(5)));
-    let reopened = Machine::open(target, PartitionId(2)).expect("opens").expect("is there");
-    assert_eq!((reopened.replica(), reopened.sessions()), (ReplicaId(5), from.sessions()));
 }
 
 /// While one thread applies writes that set two keys to the same value, no reader ever sees two values.

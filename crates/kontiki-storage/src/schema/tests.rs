@@ -16,6 +16,8 @@ fn any_key() -> impl Strategy<Value = Key<Bytes>> {
     prop_oneof![
         any::<u64>().prop_map(|partition| Key::Replica { partition: PartitionId(partition) }),
         any::<u64>().prop_map(|partition| Key::Applied { partition: PartitionId(partition) }),
+        any::<u64>().prop_map(|partition| Key::Floor { partition: PartitionId(partition) }),
+        any::<u64>().prop_map(|partition| Key::Tombstone { partition: PartitionId(partition) }),
         (any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(keeper, opener, opened)| Key::Session {
             partition: PartitionId(keeper),
             session: SessionId { partition: PartitionId(opener), opened: Version(opened) },
@@ -34,6 +36,8 @@ fn golden_bytes() {
         (Key::Replica { partition: PartitionId(7) }, "010000000000000007"),
         (Key::Applied { partition: PartitionId(7) }, "020000000000000007"),
         (Key::Session { partition: PartitionId(7), session }, "03000000000000000700000000000000020000000000000102"),
+        (Key::Floor { partition: PartitionId(7) }, "040000000000000007"),
+        (Key::Tombstone { partition: PartitionId(7) }, "050000000000000007"),
         (data(b"abc", 1), "100000000161626300 00fffffffffffffffe"),
         (data(b"a\x00\xff", 2), "10000000016100ffff 0000fffffffffffffffd"),
         (data(b"", 0), "1000000001 0000ffffffffffffffff"),

@@ -6,15 +6,19 @@
 //!   cursor FROM TO          holds a view; then: seek K, seek_for_prev K, next, prev
 //!   record a@20=new b@10    one batch of versions, likewise
 //!   value a@25              page FROM TO at=V [reverse=true] [keys_only=true] [rows=N] [bytes=N]
-//!   flush, crash
+//!   stage a..f a=1 c=2      stages that [a, f) holds a and c; once more: more ranges; then: install, or unstage
+//!   view NAME               holds a view; then: look NAME FROM TO, unview NAME
+//!   compact FROM TO         flush, crash
 //! ```
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use goldenscript::{Argument, Block, Command, Context, Runner};
-use kontiki_storage::engine::{Batch, Cursor};
+use kontiki_storage::engine::{Batch, Cursor, Stage, View};
 use kontiki_storage::{mvcc, schema};
 use kontiki_types::read::Scan;
 use kontiki_types::{KeyRange, NamespaceId, Row, key};
@@ -25,6 +29,8 @@ pub(crate) struct EngineRunner {
     place: Place,
     /// Moves of the cursor since it was opened are replayed on it: a cursor cannot be kept beside the engine that it borrows.
     moves: Vec<Command>,
+    stage: Option<Box<dyn Stage>>,
+    views: BTreeMap<String, Arc<dyn View>>,
     echo: bool,
 }
 
@@ -32,7 +38,7 @@ type Output = Result<String, Box<dyn Error>>;
 
 impl EngineRunner {
     pub(crate) fn new(on: On) -> Self {
-        Self { place: Place::new(on), moves: Vec::new(), echo: false }
+        Self { place: Place::new(on), moves: Vec::new(), stage: None, views: BTreeMap::new(), echo: false }
     }
 
     fn positional(command: &Command) -> Vec<String> {
@@ -81,6 +87,37 @@ impl EngineRunner {
             if reverse { cursor.prev()? } else { cursor.next()? }
         }
         Ok(out)
+    }
+
+    fn stage(&mut self, command: &Command) -> Output {
+        let mut stage = self.stage.take().map_or_else(|| self.place.engine().stage(), Ok)?;
+        for argument in &command.args {
+            match argument {
+                Argument::KeyValue(key, value) => stage.put(&bytes(key), &bytes(value))?,
+                Argument::Positional(range) => {
+                    let (from, to) = range.split_once("..").ok_or("from..to")?;
+                    stage.replace(&bytes(from), &bytes(to))?;
+                }
+                _ => return Err("not an argument".into()),
+            }
+        }
+        self.stage = Some(stage);
+        Ok(String::new())
+    }
+
+    fn look(&self, command: &Command) -> Output {
+        let args = Self::positional(command);
+        let to = if args[2] == "end" { vec![] } else { bytes(&args[2]) };
+        let view = self.views.get(&args[0]).ok_or("no such view")?;
+        let mut cursor = view.cursor(&bytes(&args[1]), &to)?;
+        let mut out = String::new();
+        cursor.seek(b"\0")?;
+        while cursor.valid() {
+            assert_eq!(view.get(cursor.key())?.as_deref(), Some(cursor.value()));
+            writeln!(out, "{}={}", text(cursor.key()), text(cursor.value()))?;
+            cursor.next()?;
+        }
+        Ok(if out.is_empty() { "nothing".to_owned() } else { out })
     }
 
     fn step(cursor: &mut dyn Cursor, command: &Command) -> Output {
@@ -211,7 +248,27 @@ impl Runner for EngineRunner {
             "value" => self.value(command),
             "page" => self.page(command),
             "flush" => self.place.engine().flush().map(|()| String::new()).map_err(Into::into),
+            "stage" => self.stage(command),
+            "install" => self.stage.take().ok_or("nothing is staged")?.install().map(|()| String::new()).map_err(Into::into),
+            "unstage" => {
+                self.stage = None;
+                Ok(String::new())
+            }
+            "view" => {
+                self.views.insert(Self::positional(command)[0].clone(), self.place.engine().view());
+                Ok(String::new())
+            }
+            "unview" => {
+                self.views.remove(&Self::positional(command)[0]);
+                Ok(String::new())
+            }
+            "look" => self.look(command),
+            "compact" => {
+                let (from, to) = Self::bounds(command);
+                self.place.engine().compact(&from, &to).map(|()| String::new()).map_err(Into::into)
+            }
             "crash" => {
+                (self.stage, self.views) = (None, BTreeMap::new());
                 self.place.crash();
                 Ok(String::new())
             }

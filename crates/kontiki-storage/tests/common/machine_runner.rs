@@ -272,6 +272,8 @@ impl MachineRunner {
             match schema::Key::decode(cursor.key())? {
                 schema::Key::Replica { partition } => writeln!(out, "replica {partition}")?,
                 schema::Key::Applied { partition } => writeln!(out, "applied {partition}")?,
+                schema::Key::Floor { partition } => writeln!(out, "floor {partition}")?,
+                schema::Key::Tombstone { partition } => writeln!(out, "tombstone {partition}")?,
                 schema::Key::Session { partition, session } => {
                     let name = self.sessions.iter().find(|(_, id)| **id == session).map_or("?", |(name, _)| name);
                     writeln!(out, "session {partition} {name}: {} bytes", cursor.value().len())?;
