@@ -14,12 +14,14 @@
 
 mod edn;
 mod json;
+mod recorder;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 pub use edn::write_edn;
 pub use json::{ReadError, read_json, write_json};
+pub use recorder::{Recorder, Ticket};
 
 /// What was asked of the key of an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,6 +145,12 @@ pub struct Operation {
 }
 
 impl Operation {
+    /// A call that is made now: nobody knows how it ends. Marks are set on the fields (`group`, `session`, `stale`).
+    pub fn invoked(process: u64, key: impl Into<String>, call: Call) -> Self {
+        let outcome = Outcome::Unknown { error: String::new() };
+        Self { process, key: key.into(), call, outcome, start_us: 0, end_us: None, group: None, session: None, stale: false }
+    }
+
     /// Whether it was acknowledged.
     pub fn is_ok(&self) -> bool {
         matches!(self.outcome, Outcome::Ok { .. })

@@ -10,8 +10,10 @@
 //!      └─ availability          the longest time without a success, and how soon after a fault there was one
 //! ```
 //!
-//! The end-to-end tests' `checks` (`tests/src/checks.rs`) judge from versions and from the final state. `linear` needs neither, and
-//! finds all that `checks::registers` and `checks::counters` find as soon as the final state is added to the history as reads.
+//! The end-to-end tests' `checks` (`tests/src/checks.rs`) judge from versions and from the final state. `linear` needs neither. It finds what
+//! `registers`, `counters`, `unfailed` and `claims` find there as soon as the final state is added to the history as reads, and the
+//! conditions as compare-and-sets: `tests/histories/finals.txt` has each of their bad records. `ordered` (rows of a scan come in order)
+//! has no counterpart here.
 //!
 //! **Invariant:** this crate uses no other crate of Kontiki: a judge that shares code with the accused shares its errors.
 //!

@@ -79,6 +79,8 @@ pub struct Report {
     pub objects: usize,
     /// How many calls of them had to be placed.
     pub calls: usize,
+    /// How many calls were not looked at: stale reads and snapshots, which other judges know.
+    pub left_out: usize,
     /// How many configurations were looked at.
     pub configurations: u64,
     /// Objects for which there is no order.
@@ -102,13 +104,16 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { objects, calls, configurations, .. } = self;
+        let Self { objects, calls, left_out, configurations, .. } = self;
         let word = match self.verdict() {
             Verdict::Linearizable => "linearizable",
             Verdict::Violated => "NOT linearizable",
             Verdict::Undecided => "undecided",
         };
         write!(f, "{word}: {objects} objects, {calls} calls, {configurations} configurations")?;
+        if *left_out > 0 {
+            write!(f, "; {left_out} stale reads and snapshots are not judged here")?;
+        }
         self.violations.iter().try_for_each(|violation| write!(f, "\n  {}", violation.why))?;
         self.undecided.iter().try_for_each(|undecided| write!(f, "\n  {}: {}", undecided.key, undecided.why))
     }
@@ -145,7 +150,9 @@ pub fn check(operations: &[Operation], budget: Budget) -> Report {
     }
     let mut objects: BTreeMap<&str, (Kind, Vec<Placed<'_>>)> = BTreeMap::new();
     for placed in operations.iter().enumerate() {
-        let Some(kind) = Kind::of(&placed.1.call) else { continue };
+        let kind = Kind::of(&placed.1.call);
+        report.left_out += usize::from(placed.1.stale || kind.is_none());
+        let Some(kind) = kind else { continue };
         let (first, calls) = objects.entry(&placed.1.key).or_insert((kind, Vec::new()));
         if *first != kind {
             let why = format!("it is called as a {first:?} and as a {kind:?}; a key is one object");

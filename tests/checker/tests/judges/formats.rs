@@ -1,6 +1,6 @@
 //! The forms in which a history is written: bytes that stand still, lines that are refused, and everything comes back as it was.
 
-use kontiki_checker::history::{Call, Operation, Outcome, Reply, read_json, write_edn, write_json};
+use kontiki_checker::history::{Call, Operation, Outcome, Recorder, Reply, read_json, validate, write_edn, write_json};
 
 use crate::simulate::{Dice, KINDS, Plan, execution};
 
@@ -99,6 +99,25 @@ fn a_line_that_is_no_operation_is_named() {
         let error = read_json(format!("{good}\n\n{bad}\n").as_bytes()).expect_err(bad).to_string();
         assert!(error.starts_with("line 3") && error.contains(word), "{bad}: {error}");
     }
+}
+
+#[test]
+fn a_recorder_keeps_the_order_where_the_clock_stands_still() {
+    let mut recorder = Recorder::default();
+    let put = |process, value: &str| Operation::invoked(process, "x", Call::Put { value: value.to_owned() });
+    let done = || Outcome::Ok { reply: Reply::Done, version: None };
+    let first = recorder.begin(put(1, "1"), 10);
+    recorder.end(first, done(), 10);
+    let second = recorder.begin(put(2, "2"), 10);
+    let open = recorder.begin(put(3, "3"), 9);
+    recorder.end(second, done(), 500);
+    let history = recorder.operations();
+    let times: Vec<_> = history.iter().map(|operation| (operation.start_us, operation.end_us)).collect();
+    assert_eq!(times, [(10, Some(11)), (12, Some(500)), (13, None)]);
+    assert_eq!(history[2].outcome, Outcome::Unknown { error: String::new() });
+    validate(history).expect("well-formed");
+    recorder.end(open, Outcome::Failed { error: "no".into() }, 600);
+    assert_eq!(recorder.into_operations()[2].end_us, Some(600));
 }
 
 #[test]

@@ -69,6 +69,11 @@ fn registers() {
 }
 
 #[test]
+fn finals() {
+    judge("finals.txt", linear);
+}
+
+#[test]
 fn counters() {
     judge("counters.txt", linear);
 }
@@ -110,7 +115,7 @@ fn cuts() {
 fn wrong_judges_are_caught() {
     let mut caught = BTreeSet::new();
     let mut wrong = Vec::new();
-    for file in ["registers.txt", "counters.txt", "sets-and-lists.txt"] {
+    for file in ["registers.txt", "counters.txt", "sets-and-lists.txt", "finals.txt"] {
         for case in cases(file).into_iter().filter(|case| !case.expected.starts_with("undecided")) {
             let history = timeline::parse(&case.lanes).expect("judged above");
             let right = case.expected.starts_with("linearizable");

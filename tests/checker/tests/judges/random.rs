@@ -92,6 +92,23 @@ fn a_search_that_is_given_up_is_undecided() {
 }
 
 #[test]
+fn a_record_that_cannot_be_judged_is_undecided() {
+    let lane = |text: &str| timeline::parse(text).expect("parses");
+    let mut busy = lane("p1  [put x 1]  [get x 1]\np2     [put x 2]");
+    busy[1].process = 1;
+    let mixed = lane("p1  [put x 1]  [inc x]");
+    for (history, words) in [(busy, "while it waits"), (mixed, "a key is one object")] {
+        let report = check(&history, Budget::default());
+        assert_eq!(report.verdict(), Verdict::Undecided, "{report}");
+        assert!(report.to_string().contains(words), "{report}");
+    }
+    let others = lane("p1  [put x 1]  [get~ x 7]  [snapshot x x=9@9 @9]");
+    let report = check(&others, Budget::default());
+    assert_eq!((report.verdict(), report.calls, report.left_out), (Verdict::Linearizable, 1, 2));
+    assert!(report.to_string().contains("2 stale reads and snapshots are not judged here"), "{report}");
+}
+
+#[test]
 fn what_is_drawn_and_read_back_gives_the_same_verdict() {
     for seed in 0..4000 {
         let mut dice = Dice::new(seed);
