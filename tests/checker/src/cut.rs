@@ -143,7 +143,7 @@ impl Known<'_> {
                 if written { Ok(()) } else { Err("no write that may have applied wrote that before".to_owned()) }
             }
             (None, Some((version, Some(value)))) => {
-                let deleted = self.written(None, snapshot, |delete| !delete.is_ok());
+                let deleted = self.written(None, snapshot, |delete| delete.version().is_none());
                 if deleted { Ok(()) } else { Err(format!("it is missing, but at {at} the key is `{value}` (version {version})")) }
             }
             (None, _) => Ok(()),

@@ -28,6 +28,8 @@ pub trait Model {
     type Call: Clone + Debug + Eq + Hash;
     /// What the object is between two calls.
     type State: Clone + Debug + Eq + Hash;
+    /// What pending calls need, in a form that is quick to ask.
+    type Needs;
 
     /// What it is before the first call.
     fn initial(&self) -> Self::State;
@@ -38,12 +40,14 @@ pub trait Model {
     /// Whether `call` changes nothing, in any state in which it can be answered. (It may still make known more of the state.)
     fn observes(&self, call: &Self::Call) -> bool;
 
+    /// What is needed in `state` by the calls that wait for their place and will return, if need be with the help of `open` calls, which
+    /// never return.
+    fn needs(&self, state: &Self::State, waiting: &[&Self::Call], open: &[&Self::Call]) -> Self::Needs;
+
     /// Whether to apply `call`, which changes something, can help one of the calls that wait. If not, it can as well be applied after all
-    /// of them, or never. To say yes is always right; to say no needs a proof, which stands beside it.
-    fn useful(&self, state: &Self::State, call: &Self::Call, waiting: &[&Self::Call]) -> bool {
-        let _ = (state, call, waiting);
-        true
-    }
+    /// of them, or never, which is allowed only if it is `open`. To say yes is always right; to say no needs a proof, which stands
+    /// beside it.
+    fn useful(&self, state: &Self::State, call: &Self::Call, open: bool, needs: &Self::Needs) -> bool;
 
     /// The state, for people.
     fn describe(&self, state: &Self::State) -> String;

@@ -17,7 +17,7 @@
 //! - a pending read that fits is placed at once: it changes nothing, so it cannot fit better later;
 //! - of equal calls, that which must return first is placed first, and one that need not return last;
 //! - of two configurations that differ only in calls which never return, that which has used fewer of each is enough;
-//! - a call that helps none of those that wait is left for later, where the model can prove it ([`Model::useful`]).
+//! - a call that helps none of those that wait is left for later, or out, where the model can prove it ([`Model::useful`]).
 //!
 //! **Invariant:** calls at the same moment overlap. Only an end that lies strictly before a start puts two calls in order.
 
@@ -283,11 +283,13 @@ impl<M: Model> Search<'_, M> {
         let entries = &self.object.entries;
         let waiting: Vec<usize> = self.pending.iter().copied().filter(|at| !configuration.has_placed(*at)).collect();
         let waiting_calls: Vec<&M::Call> = waiting.iter().map(|at| &entries[*at].call).collect();
+        let open_calls: Vec<&M::Call> = self.open.iter().map(|(_, example, _)| &entries[*example].call).collect();
+        let needs = model.needs(&configuration.state, &waiting_calls, &open_calls);
         let mut tried: Vec<usize> = Vec::with_capacity(waiting.len());
         let mut following = Vec::new();
         let mut attempt = |at: usize, class: usize, open: bool| {
             let call = &entries[at].call;
-            if at != target && !model.observes(call) && !model.useful(&configuration.state, call, &waiting_calls) {
+            if at != target && !model.observes(call) && !model.useful(&configuration.state, call, open, &needs) {
                 return;
             }
             let Some(state) = model.step(&configuration.state, call) else { return };

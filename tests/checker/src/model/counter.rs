@@ -47,6 +47,8 @@ impl Counter {
 impl Model for Counter {
     type Call = CounterCall;
     type State = u64;
+    /// Whether somebody needs a higher number.
+    type Needs = bool;
 
     fn initial(&self) -> u64 {
         0
@@ -63,15 +65,18 @@ impl Model for Counter {
         matches!(call, CounterCall::Count { .. })
     }
 
+    fn needs(&self, state: &u64, waiting: &[&CounterCall], _: &[&CounterCall]) -> bool {
+        waiting.iter().any(|other| match other {
+            CounterCall::Count { number } => number > state,
+            CounterCall::Increment { made } => made.is_some_and(|made| made > state + 1),
+        })
+    }
+
     /// An increment that returned nothing can be moved behind any call that does not need a higher number than there is: those calls
     /// are increments that returned nothing too, and commute with it. (A call that needs this number or a lower one and still
     /// waits has been served, or never will be.)
-    fn useful(&self, state: &u64, call: &CounterCall, waiting: &[&CounterCall]) -> bool {
-        let needs_more = |other: &&CounterCall| match other {
-            CounterCall::Count { number } => number > state,
-            CounterCall::Increment { made } => made.is_some_and(|made| made > state + 1),
-        };
-        *call != CounterCall::Increment { made: None } || waiting.iter().any(needs_more)
+    fn useful(&self, _: &u64, call: &CounterCall, _: bool, needs_more: &bool) -> bool {
+        *call != CounterCall::Increment { made: None } || *needs_more
     }
 
     fn describe(&self, state: &u64) -> String {

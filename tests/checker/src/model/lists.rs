@@ -107,6 +107,8 @@ impl Model for Lists {
     type Call = ListsCall;
     /// The length of each list. One more than anybody has read stands for any number of elements that nobody has read.
     type State = Box<[usize]>;
+    /// How long each list must become.
+    type Needs = Box<[usize]>;
 
     fn initial(&self) -> Box<[usize]> {
         vec![0; self.lists.len()].into()
@@ -131,14 +133,24 @@ impl Model for Lists {
         matches!(call, ListsCall::Lists { .. })
     }
 
+    fn needs(&self, state: &Box<[usize]>, waiting: &[&ListsCall], _: &[&ListsCall]) -> Box<[usize]> {
+        let mut needs = vec![0; state.len()];
+        for call in waiting {
+            match call {
+                ListsCall::Append { list, place } => needs[*list] = needs[*list].max(*place),
+                ListsCall::Lists { lengths } => {
+                    needs.iter_mut().zip(lengths).for_each(|(need, length)| *need = (*length).max(*need))
+                }
+            }
+        }
+        needs.into()
+    }
+
     /// An append commutes with all calls but reads that contain it and later appends to the same list. If none of those waits, it can be
     /// moved behind all that do.
-    fn useful(&self, _: &Box<[usize]>, call: &ListsCall, waiting: &[&ListsCall]) -> bool {
-        let ListsCall::Append { list: mine, place: at } = call else { return true };
-        waiting.iter().any(|other| match other {
-            ListsCall::Append { list, place } => list == mine && place > at,
-            ListsCall::Lists { lengths } => lengths[*mine] > *at,
-        })
+    fn useful(&self, _: &Box<[usize]>, call: &ListsCall, _: bool, needs: &Box<[usize]>) -> bool {
+        let ListsCall::Append { list, place } = call else { return true };
+        needs[*list] > *place
     }
 
     fn describe(&self, state: &Box<[usize]>) -> String {

@@ -68,6 +68,32 @@ pub struct RegisterState {
     exact: bool,
 }
 
+/// What pending calls need of a register.
+#[derive(Debug, Default)]
+pub struct RegisterNeeds {
+    /// Any other value than there is.
+    change: bool,
+    values: HashSet<Value>,
+    versions: HashSet<u64>,
+}
+
+impl RegisterNeeds {
+    fn condition(&mut self, condition: Condition) -> bool {
+        match condition {
+            Condition::None => false,
+            Condition::Value(value) => self.values.insert(value),
+            Condition::Version(0) => self.values.insert(Value::Absent),
+            Condition::Version(version) => self.versions.insert(version),
+        }
+    }
+
+    /// Whether a call needs this value at this version, or at one that is not known.
+    fn include(&self, value: Value, version: Option<u64>) -> bool {
+        let at_version = version.map_or(!self.versions.is_empty(), |version| self.versions.contains(&version));
+        self.change || self.values.contains(&value) || (value != Value::Absent && at_version)
+    }
+}
+
 /// The specification of one register.
 #[derive(Debug)]
 pub struct Register {
@@ -202,6 +228,7 @@ impl RegisterState {
 impl Model for Register {
     type Call = RegisterCall;
     type State = RegisterState;
+    type Needs = RegisterNeeds;
 
     fn initial(&self) -> RegisterState {
         RegisterState { value: Value::Absent, version: 0, exact: true }
@@ -235,6 +262,39 @@ impl Model for Register {
 
     fn observes(&self, call: &RegisterCall) -> bool {
         !matches!(call, RegisterCall::Set { .. })
+    }
+
+    fn needs(&self, _: &RegisterState, waiting: &[&RegisterCall], open: &[&RegisterCall]) -> RegisterNeeds {
+        let mut needs = RegisterNeeds::default();
+        for call in waiting {
+            match call {
+                RegisterCall::Get { value, .. } => drop(needs.values.insert(*value)),
+                RegisterCall::Set { condition, .. } => drop(needs.condition(*condition)),
+                // What would be refused as it is does not wait any more.
+                RegisterCall::Refused { .. } => needs.change = true,
+            }
+        }
+        // An open compare-and-set that makes what is needed needs something itself.
+        let mut grown = true;
+        while std::mem::take(&mut grown) {
+            for call in open {
+                if let RegisterCall::Set { condition, value, version } = call
+                    && needs.include(*value, *version)
+                {
+                    grown |= needs.condition(*condition);
+                }
+            }
+        }
+        needs
+    }
+
+    /// An open write whose value none of the pending calls needs can only be followed by one that does not look at it, which sets
+    /// the register anew. So it can be left out. (A write that returns has to be placed somewhere, and that may be its only place.)
+    fn useful(&self, _: &RegisterState, call: &RegisterCall, open: bool, needs: &RegisterNeeds) -> bool {
+        match call {
+            RegisterCall::Set { value, version, .. } if open => needs.include(*value, *version),
+            _ => true,
+        }
     }
 
     fn describe(&self, state: &RegisterState) -> String {

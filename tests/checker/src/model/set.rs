@@ -124,6 +124,8 @@ fn layers<'a>(key: &str, reads: &mut [(usize, &'a Vec<String>)]) -> Result<Layer
 impl Model for Set {
     type Call = SetCall;
     type State = SetState;
+    /// The highest layer that a waiting read has.
+    type Needs = Option<usize>;
 
     fn initial(&self) -> SetState {
         SetState { layers: 0, added: 0 }
@@ -148,11 +150,19 @@ impl Model for Set {
         matches!(call, SetCall::Members { .. })
     }
 
+    fn needs(&self, _: &SetState, waiting: &[&SetCall], _: &[&SetCall]) -> Option<usize> {
+        let layer = |call: &&SetCall| match call {
+            SetCall::Members { layer } => Some(*layer),
+            SetCall::Add { .. } => None,
+        };
+        waiting.iter().filter_map(layer).max()
+    }
+
     /// Adds of one layer commute, so an add that no waiting read needs can be moved behind all that wait. (An add of a later layer needs
     /// it too, but then the read between the two layers waits as well.)
-    fn useful(&self, _: &SetState, call: &SetCall, waiting: &[&SetCall]) -> bool {
-        let SetCall::Add { layer: mine } = call else { return true };
-        waiting.iter().any(|other| matches!(other, SetCall::Members { layer } if layer >= mine))
+    fn useful(&self, _: &SetState, call: &SetCall, _: bool, needs: &Option<usize>) -> bool {
+        let SetCall::Add { layer } = call else { return true };
+        needs.is_some_and(|needed| needed >= *layer)
     }
 
     fn describe(&self, state: &SetState) -> String {

@@ -1,6 +1,7 @@
 //! The forms in which a history is written: bytes that stand still, lines that are refused, and everything comes back as it was.
 
 use kontiki_checker::history::{Call, Operation, Outcome, Recorder, Reply, read_json, validate, write_edn, write_json};
+use kontiki_checker::timeline;
 
 use crate::simulate::{Dice, KINDS, Plan, execution};
 
@@ -98,6 +99,23 @@ fn a_line_that_is_no_operation_is_named() {
     ] {
         let error = read_json(format!("{good}\n\n{bad}\n").as_bytes()).expect_err(bad).to_string();
         assert!(error.starts_with("line 3") && error.contains(word), "{bad}: {error}");
+    }
+}
+
+#[test]
+fn lanes_that_say_nothing_clear_are_refused() {
+    for (lanes, word) in [
+        ("x1  [put x 1]", "a lane begins with"),
+        ("p1  [put x 1", "has no end"),
+        ("p1  put x 1]", "belongs to no call"),
+        ("p1  [jump x 1]", "no call `jump`"),
+        ("p1  [get x]", "with 0 words"),
+        ("p1  [count n many]", "many"),
+        ("p1  [put x 1 no]", "cannot end"),
+        ("p1  [put x 1]\np1    [put x 2]", "while it waits"),
+    ] {
+        let error = timeline::parse(lanes).expect_err(lanes);
+        assert!(error.contains(word), "{lanes}: {error}");
     }
 }
 

@@ -80,6 +80,19 @@ fn long_linearizable_executions_are_accepted() {
 }
 
 #[test]
+fn many_calls_without_an_answer_cost_little() {
+    for seed in 0..8 {
+        let mut dice = Dice::new(seed);
+        let kind = KINDS[(seed % 4) as usize];
+        let plan = Plan { kind, keys: 1, processes: 4, calls: 4000, lost: 25, versions: seed < 4, long: 6 };
+        let history = execution(plan, &mut dice);
+        let report = check(&history, Budget { configurations: 1_000_000 });
+        println!("seed {seed}, {plan:?}: {report}");
+        assert_eq!(report.verdict(), Verdict::Linearizable, "seed {seed}, {plan:?}: {report}");
+    }
+}
+
+#[test]
 fn a_search_that_is_given_up_is_undecided() {
     let mut dice = Dice::new(1);
     let plan = Plan { kind: Kind::Register, keys: 1, processes: 8, calls: 200, lost: 0, versions: false, long: 12 };
