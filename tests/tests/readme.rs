@@ -10,6 +10,7 @@ use kontiki_types::limits;
 /// The constants that README.md may name.
 fn constants() -> BTreeMap<&'static str, u64> {
     BTreeMap::from([
+        ("BATCH_GET_BYTES_MAX", limits::BATCH_GET_BYTES_MAX as u64),
         ("BATCH_GET_KEYS_MAX", limits::BATCH_GET_KEYS_MAX as u64),
         ("DELETE_RANGE_KEYS_MAX", limits::DELETE_RANGE_KEYS_MAX as u64),
         ("DELETE_RANGES_MAX", limits::DELETE_RANGES_MAX as u64),
@@ -22,11 +23,14 @@ fn constants() -> BTreeMap<&'static str, u64> {
         ("READS_QUEUED_MAX", limits::READS_QUEUED_MAX as u64),
         ("REQUEST_BYTES_MAX", limits::REQUEST_BYTES_MAX as u64),
         ("RETENTION_MS", limits::RETENTION_MS),
+        ("SCAN_KEYS_LOOKED_AT_MAX", limits::SCAN_KEYS_LOOKED_AT_MAX as u64),
         ("SCAN_PAGE_BYTES_MAX", u64::from(limits::SCAN_PAGE_BYTES_MAX)),
         ("SCAN_ROWS_MAX", u64::from(limits::SCAN_ROWS_MAX)),
         ("SESSIONS_MAX", limits::SESSIONS_MAX as u64),
         ("SESSION_AGE_MS_MAX", limits::SESSION_AGE_MS_MAX),
+        ("SESSION_BYTES_MAX", limits::SESSION_BYTES_MAX as u64),
         ("SESSION_REPLIES_MAX", limits::SESSION_REPLIES_MAX as u64),
+        ("SESSION_TABLE_BYTES_MAX", limits::SESSION_TABLE_BYTES_MAX as u64),
         ("TOKEN_PARTITIONS_MAX", limits::TOKEN_PARTITIONS_MAX as u64),
         ("VALUE_BYTES_MAX", limits::VALUE_BYTES_MAX as u64),
         ("WRITE_CONDITIONS_MAX", limits::WRITE_CONDITIONS_MAX as u64),
@@ -77,6 +81,33 @@ fn the_limits_table_says_what_the_code_does() {
     let named: Vec<&str> = stated.iter().map(|(constant, _)| constant.as_str()).collect();
     let missing: Vec<_> = constants.keys().filter(|constant| !named.contains(constant)).collect();
     assert!(missing.is_empty(), "README.md does not state {missing:?}");
+}
+
+/// Limits that no caller ever meets: how the node works inside.
+const INSIDE: [&str; 11] = [
+    "APPEND_BYTES_MAX",
+    "ENTRIES_IN_FLIGHT_MAX",
+    "ENTRY_BYTES_MAX",
+    "ENTRY_WRITES_MAX",
+    "FRAME_BYTES_MAX",
+    "LOG_CACHE_BYTES_PER_GROUP",
+    "LOG_RECORD_BYTES_MAX",
+    "LOG_STATE_BYTES_MAX",
+    "PEER_MESSAGE_BYTES_MAX",
+    "SEGMENTS_SPARE_MAX",
+    "SEGMENT_BYTES",
+];
+
+#[test]
+fn every_limit_is_stated_or_is_nobodys_business() {
+    let source = document("crates/kontiki-types/src/limits.rs");
+    let names = source.lines().filter_map(|line| line.strip_prefix("pub const ")?.split(':').next());
+    let known = constants();
+    let forgotten: Vec<_> = names.filter(|name| !known.contains_key(name) && !INSIDE.contains(name)).collect();
+    assert!(
+        forgotten.is_empty(),
+        "{forgotten:?} of limits.rs: state them in README.md and `constants`, or name them in `INSIDE`"
+    );
 }
 
 #[test]

@@ -40,7 +40,7 @@ impl Checkpoint {
         };
         let broken = |why: String| {
             let path = path.display();
-            Failure::config(format!(
+            Failure::bad_file(format!(
                 "the checkpoint {path} {why}; delete it to import from the start (puts that are repeated do no harm)"
             ))
         };

@@ -1,5 +1,6 @@
 //! How the command line fails: one clear sentence on stderr, and an exit code that a script can act on.
 
+use std::error::Error as _;
 use std::fmt;
 
 use kontiki::{Error, ErrorKind};
@@ -9,13 +10,13 @@ use kontiki::{Error, ErrorKind};
 pub enum Exit {
     /// The key is not there, or a condition did not hold.
     NotFound = 1,
-    /// The request makes no sense, or exceeds a limit. clap uses the same code.
+    /// The request or the settings make no sense, or exceed a limit. clap uses the same code.
     Usage = 2,
     /// Certainly not done: try again.
     Unavailable = 3,
-    /// Perhaps done: look before you try again.
+    /// Perhaps done, or under a session that has expired: look before you try again.
     Ambiguous = 4,
-    /// Files, data directory, settings, a taken address.
+    /// Files, data directory, a taken address.
     Storage = 5,
     /// A defect of Kontiki.
     Internal = 70,
@@ -50,9 +51,14 @@ impl Failure {
         Self { exit: Exit::Storage, kind: "io", message: format!("{action} failed: {error}") }
     }
 
+    /// A file that is not what it should be.
+    pub fn bad_file(message: impl Into<String>) -> Self {
+        Self { exit: Exit::Storage, kind: "file", message: message.into() }
+    }
+
     /// The settings are wrong.
     pub fn config(message: impl Into<String>) -> Self {
-        Self { exit: Exit::Storage, kind: "config", message: message.into() }
+        Self { exit: Exit::Usage, kind: "config", message: message.into() }
     }
 
     /// Stopped by a signal.
@@ -88,11 +94,11 @@ impl fmt::Display for Failure {
 pub fn exit_of(kind: ErrorKind) -> Exit {
     match kind {
         ErrorKind::ConditionFailed => Exit::NotFound,
-        ErrorKind::Invalid | ErrorKind::Version => Exit::Usage,
+        ErrorKind::Invalid | ErrorKind::Version | ErrorKind::Config => Exit::Usage,
         ErrorKind::Unavailable | ErrorKind::Overloaded | ErrorKind::Stopped => Exit::Unavailable,
         // A session that is gone: whether the request was applied is not known any more.
         ErrorKind::Ambiguous | ErrorKind::Session => Exit::Ambiguous,
-        ErrorKind::Storage | ErrorKind::Config => Exit::Storage,
+        ErrorKind::Storage => Exit::Storage,
         // ErrorKind may grow; what is not known here is told as it is and counts as a defect.
         _ => Exit::Internal,
     }
@@ -100,7 +106,12 @@ pub fn exit_of(kind: ErrorKind) -> Exit {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { exit: exit_of(error.kind()), kind: error.kind().name(), message: error.to_string() }
+        let exit = match error.kind() {
+            // The settings are right, but this machine does not allow them: the address is taken.
+            ErrorKind::Config if error.source().is_some_and(|source| source.is::<std::io::Error>()) => Exit::Storage,
+            kind => exit_of(kind),
+        };
+        Self { exit, kind: error.kind().name(), message: error.to_string() }
     }
 }
 
@@ -120,12 +131,19 @@ mod tests {
             (ErrorKind::Ambiguous, 4),
             (ErrorKind::Session, 4),
             (ErrorKind::Storage, 5),
-            (ErrorKind::Config, 5),
+            (ErrorKind::Config, 2),
             (ErrorKind::Internal, 70),
         ];
         for (kind, code) in table {
             assert_eq!(exit_of(kind) as u8, code, "{kind:?}");
         }
+    }
+
+    #[test]
+    fn a_taken_address_is_no_mistake_in_the_settings() {
+        let taken = std::io::Error::from(std::io::ErrorKind::AddrInUse);
+        assert_eq!(Failure::from(Error::with_source(ErrorKind::Config, "taken", taken)).exit, Exit::Storage);
+        assert_eq!(Failure::from(Error::new(ErrorKind::Config, "wrong")).exit, Exit::Usage);
     }
 
     #[test]

@@ -27,14 +27,12 @@ mod values;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 use args::{HighArgs, LowArgs, OutputFormat};
 use failure::{Exit, Failure};
 use output::Stop;
 
 fn main() -> ExitCode {
-    let low = match LowArgs::try_parse() {
+    let low = match LowArgs::parse_typed(std::env::args_os()) {
         Ok(low) => low,
         Err(error) => return refused(&error),
     };

@@ -170,7 +170,7 @@ mod tests {
         ] {
             let failure = merge(ServerArgs::default(), text).expect_err(text);
             assert!(failure.message.contains(word), "{text}: {failure}");
-            assert_eq!(failure.exit as u8, 5);
+            assert_eq!(failure.exit as u8, 2);
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
+use futures::stream::{self, StreamExt as _};
 use kontiki_types::read::ReadData;
 use kontiki_types::{
     CallError, Epoch, Error, ErrorKind, KeyRange, NamespaceId, NodeId, NodeInfo, Op, OpResult, PartitionId, PartitionMap,
@@ -22,6 +23,9 @@ use crate::remote::{Remote, Unusable};
 use crate::router::{Attempts, Failure, Router};
 use crate::scan::{PageStream, ScanOptions, ScanStream};
 use crate::status::NodeStatus;
+
+/// Partitions that one batch get asks at the same time: each may answer with as much as the whole batch may have.
+const BATCH_GET_PARTITIONS_AT_ONCE: usize = 16;
 
 /// A value with what was seen by getting it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -167,7 +171,8 @@ impl Client {
         Ok(self.seen(partition, seen, age_ms, row))
     }
 
-    /// Several keys, at most `limits::BATCH_GET_KEYS_MAX`; one answer each, in order. Keys of one partition are read at one moment; at
+    /// Several keys, at most `limits::BATCH_GET_KEYS_MAX`; one answer each, in order. `ErrorKind::Invalid` if the rows have more than
+    /// `limits::BATCH_GET_BYTES_MAX` bytes in all. Keys of one partition are read at one moment; at
     /// the level `Snapshot` all are.
     pub async fn batch_get(&self, keys: Vec<Bytes>, level: ReadLevel) -> Result<Vec<Option<Row>>, Error> {
         Ok(self.batch_get_with(keys, level).await?.value)
@@ -179,14 +184,18 @@ impl Client {
         limits::check_read(&kontiki_types::Read::Get { keys: keys.clone() })?;
         let mut answer = Seen { value: vec![None; keys.len()], token: Token::default(), age_ms: 0 };
         let mut left: Vec<usize> = (0..keys.len()).collect();
+        let mut bytes = 0;
         let mut deadline = Attempts::new(self.timeout);
         while !left.is_empty() {
             let groups = self.by_partition(&keys, &left);
             let reads = groups.into_iter().map(|group| self.get_group(&keys, group, &level));
             let mut again = Vec::new();
-            for (group, result) in join_all(reads).await {
+            let mut reads = stream::iter(reads).buffer_unordered(BATCH_GET_PARTITIONS_AT_ONCE);
+            while let Some((group, result)) = reads.next().await {
                 match result {
                     Ok((partition, seen, age_ms, rows)) => {
+                        bytes += rows.iter().flatten().map(|row| row.key.len() + row.value.len()).sum::<usize>();
+                        limits::check_batch_get_answer(bytes)?;
                         for (at, row) in group.into_iter().zip(rows) {
                             answer.value[at] = row.map(user_row);
                         }

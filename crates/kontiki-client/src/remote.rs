@@ -37,6 +37,8 @@ pub struct Remote {
     kv: KvClient<Channel>,
     cluster: ClusterClient<Channel>,
     breaker: Arc<Mutex<Breaker>>,
+    /// Why it was not reached, the last time that it was not.
+    unreached: Arc<Mutex<String>>,
 }
 
 impl Remote {
@@ -75,7 +77,7 @@ impl Remote {
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let cluster = ClusterClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let breaker = Arc::new(Mutex::new(Breaker::new(options.breaker_failures, options.breaker_open)));
-        Self { addr, kv, cluster, breaker }
+        Self { addr, kv, cluster, breaker, unreached: Arc::default() }
     }
 
     /// Runs one call through the breaker and under its deadline. `applies`: it is a write, so silence is ambiguous.
@@ -86,8 +88,9 @@ impl Remote {
         call: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, CallError> {
         if !self.breaker.lock().admit(Instant::now()) {
+            let why = self.unreached.lock().clone();
             return Err(CallError::unavailable(format!(
-                "{} could not be reached just now; its circuit breaker is open",
+                "{} could not be reached just now ({why}); it is tried again soon (its circuit breaker is open)",
                 self.addr
             )));
         }
@@ -99,7 +102,11 @@ impl Remote {
             }
             Ok(Err(status)) => {
                 probe.outcome = outcome(&status);
-                Err(with_addr(&self.addr, error::from_status(&status, applies)))
+                let error = error::from_status(&status, applies);
+                if probe.outcome == Outcome::Unreached {
+                    *self.unreached.lock() = error.to_string();
+                }
+                Err(with_addr(&self.addr, error))
             }
             Err(_) if applies => Err(CallError::ambiguous(format!("{} did not answer within {timeout:?}", self.addr))),
             Err(_) => Err(CallError::unavailable(format!("{} did not answer within {timeout:?}", self.addr))),

@@ -170,7 +170,7 @@ pub fn from_status(status: &Status, may_apply: bool) -> CallError {
     if let Some(error) = from_details(status) {
         return error;
     }
-    let reason = format!("{:?}: {}", status.code(), status.message());
+    let reason = told(status);
     match status.code() {
         Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented | Code::Unauthenticated | Code::PermissionDenied => {
             Reject::Invalid { reason }.into()
@@ -179,6 +179,20 @@ pub fn from_status(status: &Status, may_apply: bool) -> CallError {
         _ if may_apply && !never_sent(status) => CallError::ambiguous(reason),
         _ => CallError::unavailable(reason),
     }
+}
+
+/// The status in words, down to its deepest cause: "tcp connect error" says nothing, "Connection refused" does.
+fn told(status: &Status) -> String {
+    let mut said = format!("{:?}: {}", status.code(), status.message());
+    let mut source = status.source();
+    while let Some(error) = source {
+        source = error.source();
+        let cause = error.to_string();
+        if source.is_none() && !said.contains(&cause) {
+            said = format!("{said}: {cause}");
+        }
+    }
+    said
 }
 
 fn from_details(status: &Status) -> Option<CallError> {

@@ -38,6 +38,16 @@ impl Freshness {
     }
 }
 
+/// How old the knowledge of a leader is: since a majority confirmed that it leads. Only once it has applied an entry of its own term, and
+/// with it everything that was acknowledged before: until then a majority follows somebody who may not know yet what was committed.
+/// Who is the only voter needs nobody's word.
+pub(crate) fn of_leader(applied_term: Option<u64>, term: u64, alone: bool, acked: Option<Duration>) -> Option<Duration> {
+    if applied_term != Some(term) {
+        return None;
+    }
+    if alone { Some(Duration::ZERO) } else { acked }
+}
+
 impl Heard {
     fn settle(&mut self, applied_next: u64) {
         if let Some((at, committed_next)) = self.pending
@@ -52,6 +62,17 @@ impl Heard {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_leader_is_not_fresh_before_an_entry_of_its_own_term_is_applied() {
+        let acked = Some(Duration::from_millis(3));
+        for (applied, alone) in [(None, false), (Some(6), false), (None, true), (Some(6), true)] {
+            assert_eq!(of_leader(applied, 7, alone, acked), None, "applied up to term {applied:?}");
+        }
+        assert_eq!(of_leader(Some(7), 7, false, acked), acked);
+        assert_eq!(of_leader(Some(7), 7, false, None), None, "nobody has confirmed yet");
+        assert_eq!(of_leader(Some(7), 7, true, None), Some(Duration::ZERO), "the only voter");
+    }
 
     #[test]
     fn age_counts_from_what_was_heard_and_applied() {

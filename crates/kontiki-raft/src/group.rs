@@ -18,7 +18,7 @@ use tokio::time::{Duration, Instant, timeout};
 use crate::acknowledged::Acknowledged;
 use crate::barrier::Barrier;
 use crate::flush::{FlushBarrier, Places};
-use crate::freshness::Freshness;
+use crate::freshness::{self, Freshness};
 use crate::proposer::{Proposer, WallMs};
 use crate::status::GroupStatus;
 use crate::type_config::{LogId, Raft, ReplicaNode};
@@ -304,21 +304,17 @@ impl Group {
         Some(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// On a leader that has applied an entry of its own term, and with it everything that was acknowledged before: how long ago a
-    /// majority confirmed that it leads. Who is the only voter needs nobody's word.
+    /// On a leader that knows everything that was acknowledged: how long ago that was certain.
     fn confirmed_ago(&self) -> Option<Duration> {
         if !self.is_leader() {
             return None;
         }
         let watched = self.inner.raft.metrics();
         let metrics = watched.borrow_watched();
-        if metrics.last_applied.is_none_or(|applied| applied.leader_id.term != metrics.current_term) {
-            return None;
-        }
-        if metrics.membership_config.voter_ids().eq([self.inner.replica.0]) {
-            return Some(Duration::ZERO);
-        }
-        metrics.last_quorum_acked.as_ref().map(|acked| openraft::Instant::elapsed(&**acked))
+        let applied = metrics.last_applied.map(|applied| applied.leader_id.term);
+        let alone = metrics.membership_config.voter_ids().eq([self.inner.replica.0]);
+        let acked = metrics.last_quorum_acked.as_ref().map(|acked| openraft::Instant::elapsed(&**acked));
+        freshness::of_leader(applied, metrics.current_term, alone, acked)
     }
 
     /// Waits until this replica's clock has reached `version`; says whether it has. `None`: the replica was shut down.

@@ -38,12 +38,20 @@ struct Worker {
     partition: PartitionId,
     raft: Raft,
     wall_ms: WallMs,
+    waiting: Waiting,
+    in_flight: Arc<Semaphore>,
+}
+
+/// What was handed in and is not proposed yet.
+struct Waiting {
     queue: mpsc::Receiver<Proposal>,
     queued_bytes: Arc<AtomicUsize>,
-    in_flight: Arc<Semaphore>,
     /// Taken from the queue, but did not fit into the entry before.
     held: Option<Proposal>,
 }
+
+/// The writes of one entry, and who waits for each.
+type Packed = (Vec<Write<Bytes>>, Vec<WriteAnswer>);
 
 impl Proposer {
     /// Starts a group's proposer.
@@ -51,7 +59,8 @@ impl Proposer {
         let (sender, queue) = mpsc::channel(limits::PROPOSALS_QUEUED_MAX);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let in_flight = Arc::new(Semaphore::new(limits::ENTRIES_IN_FLIGHT_MAX));
-        let worker = Worker { partition, raft, wall_ms, queue, queued_bytes: queued_bytes.clone(), in_flight, held: None };
+        let waiting = Waiting { queue, queued_bytes: queued_bytes.clone(), held: None };
+        let worker = Worker { partition, raft, wall_ms, waiting, in_flight };
         tokio::spawn(worker.run());
         Self { partition, sender, queued_bytes }
     }
@@ -96,12 +105,15 @@ fn overloaded(what: &str, limit: usize) -> CallError {
 impl Worker {
     async fn run(mut self) {
         loop {
-            let Some(first) = self.next().await else { return };
+            let Some(first) = self.waiting.next().await else { return };
             // Only now, with a place free, the batch is taken: what arrives while we wait travels along.
             let Ok(permit) = self.in_flight.clone().acquire_owned().await else { return };
             match first {
                 Proposal::Write { write, bytes, answer } => {
-                    let (writes, answers) = self.gather(write, bytes, answer);
+                    let (writes, answers) = self.waiting.gather(write, bytes, answer);
+                    if writes.is_empty() {
+                        continue;
+                    }
                     let command = Command::Writes { stamp_ms: (self.wall_ms)(), writes };
                     self.propose(&command, permit, move |result| distribute(answers, result)).await;
                 }
@@ -113,35 +125,6 @@ impl Worker {
                 }
             }
         }
-    }
-
-    async fn next(&mut self) -> Option<Proposal> {
-        match self.held.take() {
-            Some(held) => Some(held),
-            None => self.queue.recv().await,
-        }
-    }
-
-    /// Everything that waits and fits into one entry, in the order in which it came.
-    fn gather(&mut self, first: Write<Bytes>, first_bytes: usize, answer: WriteAnswer) -> (Vec<Write<Bytes>>, Vec<WriteAnswer>) {
-        let (mut writes, mut answers, mut bytes) = (vec![first], vec![answer], first_bytes);
-        self.queued_bytes.fetch_sub(first_bytes, Ordering::Relaxed);
-        while writes.len() < limits::ENTRY_WRITES_MAX {
-            match self.queue.try_recv() {
-                Ok(Proposal::Write { write, bytes: more, answer }) if bytes + more <= limits::ENTRY_BYTES_MAX => {
-                    self.queued_bytes.fetch_sub(more, Ordering::Relaxed);
-                    bytes += more;
-                    writes.push(write);
-                    answers.push(answer);
-                }
-                Ok(other) => {
-                    self.held = Some(other);
-                    break;
-                }
-                Err(_) => break,
-            }
-        }
-        (writes, answers)
     }
 
     async fn propose(
@@ -166,6 +149,43 @@ impl Worker {
             drop(permit);
             done(result);
         });
+    }
+}
+
+impl Waiting {
+    async fn next(&mut self) -> Option<Proposal> {
+        match self.held.take() {
+            Some(held) => Some(held),
+            None => self.queue.recv().await,
+        }
+    }
+
+    /// Everything that waits and fits into one entry, in the order in which it came. What nobody waits for any more is dropped: its
+    /// caller was told that the outcome is not known, and work for nobody is the last thing that an overloaded group needs.
+    fn gather(&mut self, first: Write<Bytes>, first_bytes: usize, answer: WriteAnswer) -> Packed {
+        let (mut writes, mut answers, mut packed_bytes) = (Vec::new(), Vec::new(), 0);
+        let mut next = Some((first, first_bytes, answer));
+        while let Some((write, bytes, answer)) = next.take() {
+            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            if !answer.is_closed() {
+                packed_bytes += bytes;
+                writes.push(write);
+                answers.push(answer);
+            }
+            if writes.len() >= limits::ENTRY_WRITES_MAX {
+                break;
+            }
+            match self.queue.try_recv() {
+                Ok(Proposal::Write { write, bytes, answer })
+                    if packed_bytes + bytes <= limits::ENTRY_BYTES_MAX || writes.is_empty() =>
+                {
+                    next = Some((write, bytes, answer));
+                }
+                Ok(other) => self.held = Some(other),
+                Err(_) => {}
+            }
+        }
+        (writes, answers)
     }
 }
 
@@ -196,5 +216,39 @@ fn distribute(answers: Vec<WriteAnswer>, result: Result<Reply, CallError>) {
 fn fail(answers: Vec<WriteAnswer>, error: &CallError) {
     for answer in answers {
         let _ = answer.send(Err(error.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kontiki_types::{Epoch, Op};
+
+    use super::*;
+
+    fn proposal(key: &'static str, queued: &AtomicUsize) -> (Proposal, oneshot::Receiver<Result<WriteReply, CallError>>) {
+        let ops = vec![Op::Put { key: Bytes::from_static(key.as_bytes()), value: Bytes::from(vec![0; 100]) }];
+        let write = Write { epoch: Epoch::default(), request: None, conditions: vec![], ops };
+        let (answer, reply) = oneshot::channel();
+        let bytes = write.size_bytes();
+        queued.fetch_add(bytes, Ordering::Relaxed);
+        (Proposal::Write { write, bytes, answer }, reply)
+    }
+
+    #[tokio::test]
+    async fn writes_whose_caller_has_gone_are_not_proposed() {
+        let queued_bytes = Arc::new(AtomicUsize::new(0));
+        let (sender, queue) = mpsc::channel(16);
+        let mut waiting = Waiting { queue, queued_bytes: queued_bytes.clone(), held: None };
+        let mut callers = Vec::new();
+        for (key, gone) in [("a", true), ("b", false), ("c", true), ("d", false)] {
+            let (proposal, reply) = proposal(key, &queued_bytes);
+            sender.try_send(proposal).unwrap_or_else(|_| panic!("there is room"));
+            callers.extend((!gone).then_some(reply));
+        }
+        let Some(Proposal::Write { write, bytes, answer }) = waiting.next().await else { panic!("a write waits") };
+        let (writes, answers) = waiting.gather(write, bytes, answer);
+        let keys: Vec<_> = writes.iter().map(|write| write.ops[0].key().to_vec()).collect();
+        assert_eq!(keys, [b"b", b"d"]);
+        assert_eq!((answers.len(), queued_bytes.load(Ordering::Relaxed)), (2, 0));
     }
 }

@@ -128,14 +128,6 @@ impl Identity {
 
     fn decode(bytes: &[u8], path: &Path) -> Result<Self, Error> {
         let file = path.join(IDENTITY_FILE);
-        // The format comes first: a newer one may be summed differently.
-        if let Some(found) = bytes.first().filter(|found| **found > encoding::FORMAT) {
-            return Err(storage(format!(
-                "{} has format {found}, this program knows {}; it was written by a newer version: start that version",
-                file.display(),
-                encoding::FORMAT
-            )));
-        }
         let damaged = |why: String| {
             storage(format!(
                 "{} is damaged: {why}; restore it from a backup, or remove the whole directory and give the node a new id",
@@ -148,6 +140,14 @@ impl Identity {
         let (expected, found) = (u32::from_le_bytes(*sum), crc32fast::hash(body));
         if expected != found {
             return Err(damaged(format!("its checksum is {found:08x}, it says {expected:08x}")));
+        }
+        // Only now: the first byte of junk is no format. Every format is summed in this way.
+        if let Some(found) = body.first().filter(|found| **found > encoding::FORMAT) {
+            return Err(storage(format!(
+                "{} has format {found}, this program knows {}; it was written by a newer version: start that version",
+                file.display(),
+                encoding::FORMAT
+            )));
         }
         encoding::decode(body).map_err(|error| damaged(error.to_string()))
     }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use kontiki_client::NodeStatus;
 use kontiki_types::{CallError, Error};
@@ -62,7 +63,7 @@ struct Inner {
 struct NodeGauges {
     ready: NodeGauge,
     fault: NodeGauge,
-    uptime_ms: NodeGauge,
+    uptime: Gauge<f64, AtomicU64>,
     partitions: NodeGauge,
     partitions_led: NodeGauge,
     log_bytes: NodeGauge,
@@ -101,7 +102,7 @@ impl NodeGauges {
     fn register(&self, registry: &mut Registry) {
         registry.register("ready", "1 if the node serves everything it should", self.ready.clone());
         registry.register("fault", "1 if the node as a whole does not work", self.fault.clone());
-        registry.register("uptime_milliseconds", "Time since the node was started", self.uptime_ms.clone());
+        registry.register_with_unit("uptime", "Time since the node was started", Unit::Seconds, self.uptime.clone());
         registry.register("partitions", "Replicas held", self.partitions.clone());
         registry.register("partitions_led", "Replicas that lead, as they believe", self.partitions_led.clone());
         registry.register("log_bytes", "Bytes of the raft log on disk", self.log_bytes.clone());
@@ -112,7 +113,7 @@ impl NodeGauges {
         let led = status.partitions.iter().filter(|partition| partition.leader == Some(status.node.id)).count();
         self.ready.set(status.ready.into());
         self.fault.set(status.fault.is_some().into());
-        self.uptime_ms.set(status.uptime_ms);
+        self.uptime.set(Duration::from_millis(status.uptime_ms).as_secs_f64());
         self.partitions.set(status.partitions.len() as u64);
         self.partitions_led.set(led as u64);
         self.log_bytes.set(status.log_bytes);
@@ -171,8 +172,40 @@ impl Metrics {
         self.inner.partition.set(&status);
         let mut text = String::new();
         encode(&mut text, &self.inner.registry).expect("invariant: writing to a String does not fail");
-        text
+        in_order(&text)
     }
+}
+
+/// The rows of each metric in the order of their labels. The registry keeps them in hash maps, so that two looks at one node would show
+/// them in two orders. The rows of one histogram stay as they are among themselves.
+fn in_order(text: &str) -> String {
+    let (mut ordered, mut rows) = (String::with_capacity(text.len()), Vec::new());
+    let flush = |rows: &mut Vec<&str>, ordered: &mut String| {
+        rows.sort_by_cached_key(|row| labels_of(row));
+        ordered.extend(rows.drain(..).flat_map(|row| [row, "\n"]));
+    };
+    for line in text.lines() {
+        if line.starts_with('#') {
+            flush(&mut rows, &mut ordered);
+            ordered.extend([line, "\n"]);
+        } else {
+            rows.push(line);
+        }
+    }
+    flush(&mut rows, &mut ordered);
+    ordered
+}
+
+/// What tells a row from the others of its metric: its labels, but not a bucket's bound; numbers compare as numbers.
+fn labels_of(row: &str) -> String {
+    let labels = row.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map_or("", |(labels, _)| labels);
+    let kept = labels.split(',').filter(|label| !label.starts_with("le="));
+    let padded =
+        kept.map(|label| match label.split_once("=\"").and_then(|(name, value)| Some((name, value.strip_suffix('"')?))) {
+            Some((name, value)) if value.bytes().all(|byte| byte.is_ascii_digit()) => format!("{name}={value:0>20},"),
+            _ => format!("{label},"),
+        });
+    padded.collect()
 }
 
 fn code_name(code: tonic::Code) -> &'static str {
@@ -195,5 +228,52 @@ fn code_name(code: tonic::Code) -> &'static str {
         Code::Unavailable => "unavailable",
         Code::DataLoss => "data_loss",
         Code::Unauthenticated => "unauthenticated",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_in_the_order_of_their_labels_and_buckets_keep_theirs() {
+        let text = "\
+# TYPE term gauge
+term{partition=\"10\"} 1
+term{partition=\"2\"} 1
+# TYPE took histogram
+took_sum{operation=\"write\"} 1
+took_bucket{le=\"9.0\",operation=\"write\"} 1
+took_bucket{le=\"10.0\",operation=\"write\"} 1
+took_sum{operation=\"read\"} 1
+took_bucket{le=\"9.0\",operation=\"read\"} 1
+# TYPE up gauge
+up 1
+# EOF
+";
+        let expected = "\
+# TYPE term gauge
+term{partition=\"2\"} 1
+term{partition=\"10\"} 1
+# TYPE took histogram
+took_sum{operation=\"read\"} 1
+took_bucket{le=\"9.0\",operation=\"read\"} 1
+took_sum{operation=\"write\"} 1
+took_bucket{le=\"9.0\",operation=\"write\"} 1
+took_bucket{le=\"10.0\",operation=\"write\"} 1
+# TYPE up gauge
+up 1
+# EOF
+";
+        assert_eq!(in_order(text), expected);
+    }
+
+    #[test]
+    fn the_uptime_is_told_in_seconds() {
+        let metrics = Metrics::default();
+        metrics.inner.node.uptime.set(1.5);
+        let mut text = String::new();
+        encode(&mut text, &metrics.inner.registry).expect("a String takes everything");
+        assert!(text.contains("# UNIT kontiki_uptime_seconds seconds\nkontiki_uptime_seconds 1.5\n"), "{text}");
     }
 }

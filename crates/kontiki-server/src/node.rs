@@ -193,7 +193,7 @@ async fn listen(env: &Env, option: &str, address: &str) -> Result<(Box<dyn Liste
                 std::io::ErrorKind::PermissionDenied => "this process may not use that port: choose one above 1023",
                 _ => "correct the address",
             };
-            let message = format!("cannot listen on {option} {address}: {error}; {advice}");
+            let message = format!("{option} is {address}, which cannot be listened on: {error}; {advice}");
             Err(Error::with_source(ErrorKind::Config, message, error))
         }
     }

@@ -20,7 +20,7 @@ pub const WRITE_OPS_MAX: usize = 4096;
 pub const WRITE_CONDITIONS_MAX: usize = 1024;
 /// Keys of one batch get: bounds one read call.
 pub const BATCH_GET_KEYS_MAX: usize = 4096;
-/// Bytes of keys and values that one batch get answers with, from one partition: the keys say nothing of the size of the values, and
+/// Bytes of keys and values that one batch get answers with, over all its partitions: the keys say nothing of the size of the values, and
 /// the answer is made in memory and must fit in a message. The largest value fits several times.
 pub const BATCH_GET_BYTES_MAX: usize = REQUEST_BYTES_MAX;
 /// Keys removed by one range delete inside one log entry: about 10 ms of apply. The caller goes on from `resume`.
@@ -167,6 +167,9 @@ pub fn check_read(read: &Read) -> Result<(), Reject> {
     match read {
         Read::Clock => Ok(()),
         Read::Get { keys } => {
+            if keys.is_empty() {
+                return Err(Reject::invalid("the batch get names no key; give at least one"));
+            }
             at_most("keys of one batch get", keys.len(), BATCH_GET_KEYS_MAX)?;
             keys.iter().try_for_each(|key| check_key(key))
         }
@@ -179,6 +182,11 @@ pub fn check_read(read: &Read) -> Result<(), Reject> {
             at_most("bytes of one page", *bytes_max as usize, SCAN_PAGE_BYTES_MAX as usize)
         }
     }
+}
+
+/// Checks what a batch get is about to answer with: bytes of keys and values so far.
+pub fn check_batch_get_answer(bytes: usize) -> Result<(), Reject> {
+    at_most("bytes that one batch get answers with", bytes, BATCH_GET_BYTES_MAX)
 }
 
 #[cfg(test)]
@@ -204,6 +212,12 @@ mod tests {
         assert!(matches!(check_write(&large), Err(Reject::TooLarge { limit, .. }) if limit == REQUEST_BYTES_MAX as u64));
         large.ops.clear();
         assert!(matches!(check_write(&large), Err(Reject::Invalid { .. })));
+    }
+
+    #[test]
+    fn a_batch_get_without_keys_is_named() {
+        let error = check_read(&Read::Get { keys: vec![] }).expect_err("no key");
+        assert_eq!(error.to_string(), "invalid request: the batch get names no key; give at least one");
     }
 
     #[test]

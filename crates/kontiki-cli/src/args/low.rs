@@ -1,10 +1,12 @@
 //! What was typed: the command line as clap reads it, before anything is checked against anything else. `high` makes of it what
 //! the commands work with.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use kontiki::{NodeId, PartitionId, ReadLevel};
 
 use crate::encoding::Encoding;
@@ -17,10 +19,10 @@ const AFTER_HELP: &str = "\
 Exit codes:
   0    done
   1    the key is not there, or a condition (--if-...) did not hold; nothing was written
-  2    the request makes no sense or exceeds a limit; nothing was written
+  2    the request, the options or the settings make no sense or exceed a limit; nothing was written
   3    unavailable or overloaded, and certainly not done: safe to try again
-  4    ambiguous: it may have been done; read before you decide
-  5    a file, the data directory, the settings, or an address that is taken
+  4    ambiguous: it may have been done, also if its session has expired; read before you decide
+  5    a file, the data directory, or an address that is taken
   70   a defect of Kontiki
   130  stopped by a signal
 
@@ -43,6 +45,25 @@ pub struct LowArgs {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl LowArgs {
+    /// Parses what was typed. A server asks no cluster for anything: a client option that was typed for it is a misunderstanding, and
+    /// told. (In the environment the same option may be meant for other commands.)
+    pub fn parse_typed(typed: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
+        let matches = Self::command().try_get_matches_from(typed)?;
+        if let Some(server) = matches.subcommand_matches("server") {
+            let typed = |option: &&&str| server.value_source(option) == Some(ValueSource::CommandLine);
+            if let Some(option) = ["endpoints", "timeout"].iter().find(typed) {
+                let message = format!(
+                    "--{option} is an option of the commands that talk to a cluster; a server does not: leave it out (--listen says where it \
+                     serves, --members who else there is)"
+                );
+                return Err(Self::command().error(clap::error::ErrorKind::ArgumentConflict, message));
+            }
+        }
+        Self::from_arg_matches(&matches)
+    }
 }
 
 /// Options that every command takes, before or after its name.
@@ -115,9 +136,9 @@ pub enum Command {
     Server(Box<ServerArgs>),
     /// Print the value of a key
     Get(GetArgs),
-    /// Set a key
+    /// Set a key, to a value that is typed or to the content of --value-file
     Put(PutArgs),
-    /// Remove a key, or all keys of a range
+    /// Remove a key, or many: --prefix, --range, or --all
     Delete(DeleteArgs),
     /// List keys and values in key order: one snapshot of all partitions
     Scan(ScanArgs),
@@ -340,8 +361,6 @@ pub struct TransferLeaderArgs {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
@@ -355,6 +374,27 @@ mod tests {
             let args = LowArgs::try_parse_from(line.split(' ')).expect("parses");
             assert_eq!(args.global.output, OutputFormat::Json);
             assert_eq!(args.global.endpoints, ["a:1", "b:2"]);
+        }
+    }
+
+    #[test]
+    fn a_server_takes_no_client_options() {
+        for line in
+            ["kontiki server --data d --endpoints a:1", "kontiki --endpoints a:1 server --data d", "kontiki server --timeout 1s"]
+        {
+            let error = LowArgs::parse_typed(line.split(' ')).expect_err(line);
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains("a server does not"), "{error}");
+        }
+        LowArgs::parse_typed("kontiki server --data d --log info".split(' ')).expect("its own options");
+        LowArgs::parse_typed("kontiki get k --endpoints a:1".split(' ')).expect("a client's options");
+    }
+
+    #[test]
+    fn help_names_the_ways_to_use_a_command() {
+        let help = LowArgs::command().render_help().to_string();
+        for word in ["--value-file", "--prefix, --range, or --all", "also if its session has expired"] {
+            assert!(help.contains(word), "{word}: {help}");
         }
     }
 

@@ -40,7 +40,7 @@ impl Sink {
         };
         match opened {
             Ok(file) => Ok(Self::new(Box::new(file), &path.display().to_string(), false)),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(Failure::config(format!(
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(Failure::bad_file(format!(
                 "{} is there already; remove it, give another name, or say --append (with --after KEY to go on)",
                 path.display()
             ))),

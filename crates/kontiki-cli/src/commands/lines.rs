@@ -49,7 +49,7 @@ impl Lines {
         let open = tokio::fs::File::open(path).await.map_err(fail)?;
         let metadata = open.metadata().await.map_err(fail)?;
         if metadata.is_dir() {
-            return Err(Failure::config(format!("{} is a folder; give a file of JSON lines", path.display())));
+            return Err(Failure::bad_file(format!("{} is a folder; give a file of JSON lines", path.display())));
         }
         let size = metadata.is_file().then_some(metadata.len());
         Ok(Self::new(&path.display().to_string(), BufReader::with_capacity(BUFFER_BYTES, open), size))
@@ -81,7 +81,7 @@ impl Lines {
             left -= take as u64;
         }
         if left > 0 || self.fingerprint.0 != checkpoint.fingerprint {
-            return Err(Failure::config(format!(
+            return Err(Failure::bad_file(format!(
                 "the checkpoint is about another input: the first {} bytes of {} are not those that were imported; say --restart to import it from the start",
                 checkpoint.offset_bytes, self.name
             )));

@@ -104,8 +104,7 @@ async fn run(seed: u64) -> (u64, u64, Vec<String>) {
     let breaking = tokio::spawn(break_things(cluster.clone(), seed));
     let callers = join_all((0..6).map(|caller| tokio::spawn(increment(client.clone(), seed * 100 + caller)))).await;
     breaking.await.expect("no panic");
-    // Late writes come to their end.
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    cluster.until(|cluster| cluster.state().late == 0).await;
     let outcomes: Vec<Outcome> = callers.into_iter().map(|caller| caller.expect("no panic")).collect();
     let mut totals = (0, 0, Vec::new());
     for (at, key) in COUNTERS.into_iter().enumerate() {

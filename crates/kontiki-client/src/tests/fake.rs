@@ -14,6 +14,7 @@ use kontiki_types::{
     PartitionMap, Read, ReadLevel, ReadReply, Reject, RequestId, Retry, Row, SessionId, Version, Write, WriteReply, key,
 };
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::endpoint::{Answer, Endpoint};
 use crate::status::NodeStatus;
@@ -68,6 +69,10 @@ pub(super) struct State {
     pub(super) executed: BTreeMap<(SessionId, u64), u32>,
     /// The content of each request, without what may differ between attempts.
     contents: BTreeMap<(SessionId, u64), Write<Bytes>>,
+    /// Writes that are still on their way, and arrive after their sender has given up.
+    pub(super) late: u32,
+    /// Told of after everything that a node does.
+    changed: Arc<Notify>,
 }
 
 /// One call as it arrived.
@@ -118,6 +123,18 @@ impl Cluster {
 
     pub(super) fn state(&self) -> parking_lot::MutexGuard<'_, State> {
         self.0.lock()
+    }
+
+    /// Waits until what the cluster holds is as it is wanted: looked at after everything that a node does.
+    pub(super) async fn until(&self, mut wanted: impl FnMut(&Self) -> bool) {
+        loop {
+            let changed = self.state().changed.clone();
+            let told = changed.notified();
+            if wanted(self) {
+                return;
+            }
+            told.await;
+        }
     }
 
     pub(super) fn client(&self, options: ClientOptions) -> Client {
@@ -397,7 +414,10 @@ impl Node {
         let (id, cluster) = (self.id, self.cluster.clone());
         Box::pin(async move {
             tokio::time::sleep(Duration::from_millis(1)).await;
-            work(id, &mut cluster.state())
+            let mut state = cluster.state();
+            let done = work(id, &mut state);
+            state.changed.notify_waiters();
+            done
         })
     }
 }
@@ -418,6 +438,7 @@ impl Endpoint for Node {
                 // Faults strike only where the write would be taken.
                 if state.enter(id, route, true).is_ok() { state.faults.pop_front() } else { None }
             };
+            cluster.state().changed.notify_waiters();
             let lost = || CallError::ambiguous("the connection broke");
             match fault {
                 None => cluster.state().write(id, route, &write),
@@ -425,6 +446,7 @@ impl Endpoint for Node {
                 Some(Fault::LoseRequest) => Err(lost()),
                 Some(Fault::LoseReply) => {
                     let _ = cluster.state().write(id, route, &write);
+                    cluster.state().changed.notify_waiters();
                     Err(lost())
                 }
                 Some(Fault::Hang) => {
@@ -433,9 +455,13 @@ impl Endpoint for Node {
                     Err(CallError::ambiguous("no answer in time"))
                 }
                 Some(Fault::Late(after)) => {
+                    cluster.state().late += 1;
                     tokio::spawn(async move {
                         tokio::time::sleep(after).await;
-                        let _ = cluster.state().write(id, route, &write);
+                        let mut state = cluster.state();
+                        let _ = state.write(id, route, &write);
+                        state.late -= 1;
+                        state.changed.notify_waiters();
                     });
                     Err(lost())
                 }

@@ -72,7 +72,8 @@ async fn a_batch_keeps_its_order_over_partitions_and_a_split() {
     let rows = client.batch_get(asked, ReadLevel::Linearizable).await.expect("read");
     let values: Vec<_> = rows.iter().map(|row| row.as_ref().map(|row| row.value.clone())).collect();
     assert_eq!(values, [Some("i"), Some("a"), None, Some("g"), Some("f"), Some("a")].map(|value| value.map(Bytes::from)));
-    assert!(client.batch_get(vec![], ReadLevel::Linearizable).await.expect("nothing").is_empty());
+    let error = client.batch_get(vec![], ReadLevel::Linearizable).await.expect_err("no key");
+    assert!(error.kind() == ErrorKind::Invalid && error.to_string().contains("names no key"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -305,4 +306,20 @@ async fn a_map_that_is_behind_is_asked_elsewhere() {
     cluster.state().old_maps.insert(NodeId(1), old);
     let fresh = cluster.embedded(1, options());
     assert_eq!(keys(&fresh, ScanOptions::all()).await, KEYS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_get_is_bounded_over_all_its_partitions() {
+    let cluster = Cluster::new(&["c", "f"]);
+    let client = cluster.client(options());
+    // Each partition's part is within the limit, and all of them together are not.
+    let keys = ["a1", "a2", "c1", "c2", "f1"].map(Bytes::from);
+    for key in &keys {
+        client.put(key.clone(), vec![7; 1024 * 1024]).await.expect("written");
+    }
+    let error = client.batch_get(keys.to_vec(), ReadLevel::Linearizable).await.expect_err("5 MiB");
+    let Some(Reject::TooLarge { what, limit, .. }) = error.reject() else { panic!("{error}") };
+    assert_eq!((what.as_str(), *limit), ("bytes that one batch get answers with", 4 * 1024 * 1024));
+    let rows = client.batch_get(keys[1..4].to_vec(), ReadLevel::Linearizable).await.expect("3 MiB");
+    assert!(rows.iter().all(Option::is_some));
 }

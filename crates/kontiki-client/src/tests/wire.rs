@@ -142,6 +142,8 @@ struct Pipes {
     cluster: Cluster,
     line: Mutex<Line>,
     dialed: AtomicU32,
+    /// Told of each dial.
+    dialing: tokio::sync::Notify,
     /// The far ends of silent pipes, kept open.
     silent: Mutex<Vec<DuplexStream>>,
     /// The tasks that serve; aborting one breaks its connection.
@@ -154,6 +156,7 @@ impl Pipes {
             cluster: cluster.clone(),
             line: Mutex::new(Line::Works),
             dialed: AtomicU32::new(0),
+            dialing: tokio::sync::Notify::new(),
             silent: Mutex::default(),
             serving: Mutex::default(),
         })
@@ -175,6 +178,7 @@ impl Dial for Dialer {
         let pipes = Arc::clone(&self.0);
         Box::pin(async move {
             pipes.dialed.fetch_add(1, Ordering::SeqCst);
+            pipes.dialing.notify_one();
             let line = *pipes.line.lock();
             if line == Line::Refused {
                 return Err(io::ErrorKind::ConnectionRefused.into());
@@ -253,11 +257,12 @@ async fn what_was_never_sent_is_not_in_doubt_and_the_breaker_saves_the_dials() {
         let error = remote.write(route, write.clone(), TIME).await.expect_err("refused");
         assert!(matches!(error, CallError::Retry(Retry::Unavailable { .. })), "{round}: {error}");
         assert!(error.to_string().contains("node-1:7601"), "{error}");
+        assert!(error.to_string().to_lowercase().contains("connection refused"), "{round}: {error}");
     }
     assert_eq!(pipes.dialed.load(Ordering::SeqCst), 3, "then its breaker is open");
     assert!(!remote.is_reachable());
     *pipes.line.lock() = Line::Works;
-    tokio::time::sleep(options.breaker_open).await;
+    tokio::time::advance(options.breaker_open).await;
     remote.map(TIME).await.expect("the probe goes through");
     assert!(remote.is_reachable());
 }
@@ -286,9 +291,7 @@ async fn silence_and_broken_connections_leave_a_write_in_doubt_and_a_read_not() 
     cluster.state().faults.push_back(super::fake::Fault::Hang);
     cluster.state().partitions.get_mut(&PartitionId(2)).expect("there").leader = Some(NodeId(1));
     let writing = tokio::spawn(remote.write(route, write, TIME));
-    while cluster.writes_asked().is_empty() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    cluster.until(|cluster| !cluster.writes_asked().is_empty()).await;
     pipes.break_all();
     let error = writing.await.expect("no panic").expect_err("broken");
     assert!(matches!(error, CallError::Ambiguous(_)), "{error}");
@@ -329,7 +332,10 @@ async fn connecting_waits_for_a_cluster_that_comes_up_and_gives_up_in_time() {
         let pipes = Arc::clone(&pipes);
         async move { connect(&pipes).await }
     });
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    let dialed = pipes.dialed.load(Ordering::SeqCst);
+    while pipes.dialed.load(Ordering::SeqCst) < dialed + 3 {
+        pipes.dialing.notified().await;
+    }
     *pipes.line.lock() = Line::Works;
     let client = connecting.await.expect("connects");
     assert_eq!(client.map().partitions.len(), 2);

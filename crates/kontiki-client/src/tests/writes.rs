@@ -76,7 +76,8 @@ async fn a_write_that_arrives_after_its_caller_gave_up_is_refused() {
     assert_eq!(error.kind(), ErrorKind::Ambiguous);
     cluster.state().faults.clear();
     client.put("k", "new").await.expect("written, and the old number acknowledged");
-    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(cluster.state().late, 1, "still on its way");
+    cluster.until(|cluster| cluster.state().late == 0).await;
     assert_eq!(cluster.value("k").expect("there"), "new");
 }
 
@@ -110,9 +111,7 @@ async fn a_forgotten_session_is_renewed_only_for_what_was_never_applied() {
         let client = client.clone();
         async move { client.put("k", "2").await }
     });
-    while cluster.value("k").expect("there") != "2" {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    cluster.until(|cluster| cluster.value("k").expect("there") == "2").await;
     cluster.forget_sessions();
     let error = write.await.expect("no panic").expect_err("not known");
     assert_eq!(error.kind(), ErrorKind::Ambiguous, "{error}");
@@ -172,9 +171,7 @@ async fn a_write_in_doubt_keeps_its_id_over_a_split() {
         let client = client.clone();
         async move { client.write(WriteBatch::new().if_value("z", "0").put("z", "1")).await }
     });
-    while cluster.value("z").expect("there") != "1" {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    cluster.until(|cluster| cluster.value("z").expect("there") == "1").await;
     cluster.split(2, "m", 9);
     write.await.expect("no panic").expect("the first answer, from the child's memory");
     assert!(cluster.state().executed.values().all(|times| *times == 1));
@@ -207,7 +204,8 @@ async fn a_new_leader_is_found_soon_after_its_election() {
         let client = client.clone();
         async move { client.put("k", "1").await }
     });
-    tokio::time::sleep(Duration::from_millis(900)).await;
+    let asked = cluster.writes_asked().len();
+    cluster.until(|cluster| cluster.writes_asked().len() >= asked + 5).await;
     cluster.lead(2, Some(2));
     let elected = Instant::now();
     write.await.expect("no panic").expect("written at the new leader");

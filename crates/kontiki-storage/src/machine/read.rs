@@ -119,11 +119,7 @@ impl MachineReader {
         for key in keys {
             let row = mvcc::value_at(&*self.engine, key, at)?.map(|(version, value)| Row { key: key.clone(), value, version });
             bytes += row.as_ref().map_or(0, |row| row.key.len() + row.value.len());
-            if bytes > limits::BATCH_GET_BYTES_MAX {
-                let what = "bytes that one batch get answers with".to_owned();
-                let (actual, limit) = (bytes as u64, limits::BATCH_GET_BYTES_MAX as u64);
-                return Err(Reject::TooLarge { what, actual, limit }.into());
-            }
+            limits::check_batch_get_answer(bytes)?;
             rows.push(row);
         }
         Ok(rows)
