@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use futures::stream::{self, StreamExt as _};
+use futures::stream::{self, BoxStream, StreamExt as _};
 use kontiki_types::read::ReadData;
 use kontiki_types::{
     CallError, Epoch, Error, ErrorKind, KeyRange, NamespaceId, NodeId, NodeInfo, Op, OpResult, PartitionId, PartitionMap,
@@ -15,6 +15,7 @@ use kontiki_types::{
 use parking_lot::Mutex;
 
 use crate::batch::WriteBatch;
+use crate::changes::{self, ChangesOptions, ChangesPage};
 use crate::dial::{Dial, TcpDial};
 use crate::endpoint::Endpoint;
 use crate::options::ClientOptions;
@@ -258,6 +259,18 @@ impl Client {
         PageStream::new(self.clone(), options)
     }
 
+    /// What was written since a version, in key order, page by page, all at one version.
+    pub fn changes(&self, options: ChangesOptions) -> BoxStream<'static, Result<ChangesPage, Error>> {
+        changes::pages(self.clone(), options)
+    }
+
+    /// A version at which the whole store can be read: every write that was acknowledged before this call has it or a lower one, and no
+    /// write will get it or a lower one any more.
+    pub async fn snapshot_version(&self) -> Result<Version, Error> {
+        let all = KeyRange::namespace(NamespaceId::DEFAULT);
+        self.router().common_version(&all, &ReadLevel::Linearizable, self.timeout).await.map_err(public)
+    }
+
     /// The clock of the partition that holds `key` (an empty key: the first), at a level.
     pub async fn clock(&self, key: impl Into<Bytes>, level: ReadLevel) -> Result<Seen<Version>, Error> {
         let key = key::internal(NamespaceId::DEFAULT, &key.into());
@@ -410,7 +423,7 @@ fn internal(user: &[u8]) -> Result<Bytes, Error> {
 }
 
 /// The user's key of an internal one; shares its buffer.
-fn user(internal: &Bytes) -> Bytes {
+pub(crate) fn user(internal: &Bytes) -> Bytes {
     match key::split_internal(internal) {
         Some(_) => internal.slice(key::NAMESPACE_PREFIX_BYTES..),
         None => internal.clone(),

@@ -43,6 +43,7 @@
 
 mod batch;
 mod breaker;
+mod changes;
 mod client;
 mod dial;
 mod endpoint;
@@ -57,6 +58,7 @@ mod session;
 mod status;
 
 pub use batch::WriteBatch;
+pub use changes::{ChangesOptions, ChangesPage};
 pub use client::{Client, Deletion, Seen};
 pub use dial::{Dial, Io, TcpDial};
 pub use endpoint::{Answer, Endpoint};

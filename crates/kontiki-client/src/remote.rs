@@ -208,6 +208,17 @@ impl Endpoint for Remote {
                     };
                     convert::reply_of_scan(this.call(timeout, false, call).await?)
                 }
+                Read::Changes(changes) => {
+                    let ReadLevel::Snapshot(at) = level else {
+                        return Err(Reject::invalid("changes are read at a snapshot version").into());
+                    };
+                    let message = convert::changes_request(route, at, &changes)?;
+                    let call = async move {
+                        let mut pages = kv.changes(request(message, timeout)).await?.into_inner();
+                        pages.message().await?.ok_or_else(|| Status::unavailable("the stream ended without a page"))
+                    };
+                    convert::reply_of_changes(this.call(timeout, false, call).await?)
+                }
                 Read::Clock => {
                     let message = convert::clock_request(route, &level, Version::ZERO);
                     let call = async move { kv.clock(request(message, timeout)).await.map(Response::into_inner) };

@@ -31,7 +31,7 @@ impl Admission {
     /// Lets a read in.
     pub(crate) fn read(&self, read: &Read) -> Result<SemaphorePermit<'_>, Retry> {
         match read {
-            Read::Scan(_) => take(&self.scans, 1, "scan pages at once", self.options.scans_max),
+            Read::Scan(_) | Read::Changes(_) => take(&self.scans, 1, "scan pages at once", self.options.scans_max),
             Read::Get { .. } | Read::Clock => take(&self.reads, 1, "reads at once", self.options.reads_max),
         }
     }

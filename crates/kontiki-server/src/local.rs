@@ -312,7 +312,7 @@ impl Endpoint for Local {
 
     fn read(&self, route: Route, level: ReadLevel, read: Read, timeout: Duration) -> Answer<ReadReply> {
         let this = self.clone();
-        let operation = if matches!(read, Read::Scan(_)) { "scan" } else { "read" };
+        let operation = if matches!(read, Read::Scan(_) | Read::Changes(_)) { "scan" } else { "read" };
         async move { this.bounded(operation, timeout, this.read_now(route, &level, &read, timeout), CallError::unavailable).await }.boxed()
     }
 

@@ -33,7 +33,7 @@ pub use error::{Ambiguous, CallError, Error, ErrorKind, Fault, Reject, Retry};
 pub use id::{ClusterId, NamespaceId, NodeId, PartitionId, ReplicaId, StoreId};
 pub use key::KeyRange;
 pub use partition::{ClockKind, Descriptor, Epoch, Incarnation, NodeInfo, NodeState, PartitionMap, Replica, Role};
-pub use read::{Read, ReadLevel, ReadReply, Row, Token};
+pub use read::{Change, Read, ReadLevel, ReadReply, Row, Token};
 pub use reply::{Effect, OpResult, Reply, WriteReply};
 pub use session::{RequestId, SessionId};
 pub use version::Version;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use crate::command::{Condition, Op, Write};
 use crate::error::Reject;
 use crate::key::{self, KeyRange};
-use crate::read::{Read, Scan};
+use crate::read::{Changes, Read, Scan};
 
 /// User key: keys are stored once per version and kept in index blocks; larger ones belong in values.
 pub const KEY_BYTES_MAX: usize = 16 * 1024;
@@ -175,13 +175,21 @@ pub fn check_read(read: &Read) -> Result<(), Reject> {
         }
         Read::Scan(Scan { range, rows_max, bytes_max, .. }) => {
             check_range(range)?;
-            if *rows_max == 0 {
-                return Err(Reject::invalid("rows_max is 0; a page holds at least 1 row"));
-            }
-            at_most("rows of one page", *rows_max as usize, SCAN_ROWS_MAX as usize)?;
-            at_most("bytes of one page", *bytes_max as usize, SCAN_PAGE_BYTES_MAX as usize)
+            check_page(*rows_max, *bytes_max)
+        }
+        Read::Changes(Changes { range, rows_max, bytes_max, .. }) => {
+            check_range(range)?;
+            check_page(*rows_max, *bytes_max)
         }
     }
+}
+
+fn check_page(rows_max: u32, bytes_max: u32) -> Result<(), Reject> {
+    if rows_max == 0 {
+        return Err(Reject::invalid("rows_max is 0; a page holds at least 1 row"));
+    }
+    at_most("rows of one page", rows_max as usize, SCAN_ROWS_MAX as usize)?;
+    at_most("bytes of one page", bytes_max as usize, SCAN_PAGE_BYTES_MAX as usize)
 }
 
 /// Checks what a batch get is about to answer with: bytes of keys and values so far.

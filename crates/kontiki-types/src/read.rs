@@ -38,6 +38,33 @@ pub enum Read {
     Scan(Scan),
     /// Only the partition's clock: the version of the newest write applied.
     Clock,
+    /// One page of what was written since a version, in key order: for incremental backups.
+    Changes(Changes),
+}
+
+/// One page of what was written to a range since a version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// Internal keys, inside the partition.
+    pub range: KeyRange,
+    /// Only keys whose newest write, at the version that is read, is newer than this. Refused with `VersionTooOld` if deletions after it
+    /// may have been forgotten.
+    pub after: Version,
+    /// At most this many changes; at least 1.
+    pub rows_max: u32,
+    /// Stop after the change that reaches this many bytes of keys and values; a page always makes progress.
+    pub bytes_max: u32,
+}
+
+/// The newest write of one key at the version that was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// The key: internal below the client and the services, user key above.
+    pub key: Bytes,
+    /// What it was set to; `None` if it was removed.
+    pub value: Option<Bytes>,
+    /// The version of the write.
+    pub version: Version,
 }
 
 /// One page of a range.
@@ -94,6 +121,13 @@ pub enum ReadData {
     },
     /// Nothing but the clock.
     Clock,
+    /// One page of changes.
+    Changes {
+        /// In key order.
+        changes: Vec<Change>,
+        /// The first key not looked at, if this page ended early. It may end early without any change.
+        resume: Option<Bytes>,
+    },
 }
 
 /// What a client has seen: for each partition the highest version it read or wrote. Handed to any node, it gives

@@ -39,8 +39,8 @@
 //! cluster uses the crate `kontiki-client` alone. This crate is a façade: it re-exports, and holds no code of its own.
 
 pub use kontiki_client::{
-    Client, ClientOptions, Deletion, Dial, Endpoint, Io, NodeStatus, Page, PageStream, PartitionStatus, ScanOptions, ScanStream,
-    Seen, TcpDial, WriteBatch,
+    ChangesOptions, ChangesPage, Client, ClientOptions, Deletion, Dial, Endpoint, Io, NodeStatus, Page, PageStream,
+    PartitionStatus, ScanOptions, ScanStream, Seen, TcpDial, WriteBatch,
 };
 pub use kontiki_server::{
     AdmissionOptions, LISTEN_ANYWHERE, LogOptions, Node, NodeBuilder, NodeOptions, RaftOptions, RocksOptions, env,

@@ -13,6 +13,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a test: it opens sockets of its own to send garbage")]
 
 mod case;
+mod changes;
 mod conditions;
 mod keys;
 mod levels;
@@ -56,6 +57,8 @@ async fn suite(client: &Client, prefix: &'static str) {
     scans::nothing(case).await;
     scans::resume(case).await;
     scans::one_version(case).await;
+    changes::since_a_version(case).await;
+    changes::on_top_of_a_snapshot(case).await;
 
     levels::linearizable(case).await;
     levels::at_least(case).await;

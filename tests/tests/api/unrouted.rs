@@ -15,7 +15,7 @@ use kontiki_proto::v1::kv_client::KvClient;
 use kontiki_proto::{convert, v1};
 use kontiki_types::command::Route;
 use kontiki_types::limits::MESSAGE_BYTES_MAX;
-use kontiki_types::read::{ReadData, Scan};
+use kontiki_types::read::{Changes, ReadData, Scan};
 use kontiki_types::{
     Bytes, CallError, Descriptor, NodeId, NodeInfo, PartitionId, PartitionMap, Read, ReadLevel, ReadReply, SessionId, Version,
     Write, WriteReply, key,
@@ -119,7 +119,24 @@ impl Shared {
                 convert::reply_of_clock(kv.clock(timed(request, timeout)).await.map_err(failed)?.into_inner())
             }
             Read::Scan(scan) => self.page(route, &level, scan, timeout).await,
+            Read::Changes(changes) => self.changes(route, &level, changes, timeout).await,
         }
+    }
+
+    /// What was written, by a stream without a route: all of it in one page.
+    async fn changes(&self, route: Route, level: &ReadLevel, asked: Changes, time: Duration) -> Result<ReadReply, CallError> {
+        let failed = |status: tonic::Status| from_status(&status, false);
+        let ReadLevel::Snapshot(at) = level else { return Err(CallError::unavailable("changes are read at a version")) };
+        let request = v1::ChangesRequest { route: None, ..convert::changes_request(route, *at, &asked)? };
+        let mut pages = self.kv(route.partition).changes(timed(request, time)).await.map_err(failed)?.into_inner();
+        let (mut changes, mut clock) = (Vec::new(), Version::ZERO);
+        while let Some(page) = pages.message().await.map_err(failed)? {
+            let one = convert::reply_of_changes(page)?;
+            clock = clock.max(one.clock);
+            let ReadData::Changes { changes: more, .. } = one.data else { unreachable!("changes are asked for") };
+            changes.extend(more);
+        }
+        Ok(ReadReply { clock, age_ms: 0, data: ReadData::Changes { changes, resume: None } })
     }
 
     /// One page by a whole scan with that many rows: without a route there are no pages, only streams that run to their limit.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
-use kontiki_types::read::Scan;
+use kontiki_types::read::{Changes, Scan};
 use kontiki_types::{CallError, KeyRange, PartitionId, PartitionMap, Read, ReadLevel, ReadReply, Reject, Token, Version};
 
 use super::write::{index_of, place_of_key, place_of_partition};
@@ -92,6 +92,25 @@ impl Router {
         Ok((served, cut.into_inner()))
     }
 
+    /// One page of changes at the start of `changes.range`, from the partition that holds it now, at a version.
+    pub(crate) async fn changes_page(
+        &self,
+        changes: &Changes,
+        at: Version,
+        attempts: &mut Attempts,
+    ) -> Result<(Served, KeyRange), Failure> {
+        let cut = parking_lot::Mutex::new(KeyRange::default());
+        let served = self
+            .read(&ReadLevel::Snapshot(at), attempts, |map| {
+                let Some(home) = index_of(map, &changes.range.start) else { return Place::Nowhere };
+                let range = changes.range.intersect(&map.partitions[home].range);
+                *cut.lock() = range.clone();
+                Place::At(home, Read::Changes(Changes { range, ..changes.clone() }))
+            })
+            .await?;
+        Ok((served, cut.into_inner()))
+    }
+
     /// The clock of the partition that holds `key`.
     pub(crate) async fn clock_at(&self, key: &[u8], level: &ReadLevel, timeout: Duration) -> Result<Served, CallError> {
         let mut attempts = Attempts::new(timeout);
@@ -114,25 +133,34 @@ impl Router {
         self.read(level, &mut attempts, place).await
     }
 
-    /// One version for all partitions that `range` touches: the highest of their clocks, to which the others are then moved, so that
-    /// the snapshot can never change again (DESIGN section 6). `None` if it touches only one: its first page names the version.
+    /// One version for all partitions that `range` touches. `None` if it touches only one: its first page names the version.
     pub(crate) async fn snapshot_version(
         &self,
         range: &KeyRange,
         level: &ReadLevel,
         timeout: Duration,
     ) -> Result<Option<Version>, CallError> {
+        if shape(&self.map.view().map, range).len() == 1 {
+            return Ok(None);
+        }
+        self.common_version(range, level, timeout).await.map(Some)
+    }
+
+    /// One version for all partitions that `range` touches: the highest of their clocks, to which the others are then moved, so that
+    /// the snapshot can never change again (DESIGN section 6).
+    pub(crate) async fn common_version(
+        &self,
+        range: &KeyRange,
+        level: &ReadLevel,
+        timeout: Duration,
+    ) -> Result<Version, CallError> {
         let mut attempts = Attempts::new(timeout);
         loop {
             let view = self.map.view();
             let touched = shape(&view.map, range);
-            match touched.len() {
-                0 => {
-                    self.refresh_and_pause(&mut attempts, view.generation, "the map has no partition for the range yet").await?;
-                    continue;
-                }
-                1 => return Ok(None),
-                _ => {}
+            if touched.is_empty() {
+                self.refresh_and_pause(&mut attempts, view.generation, "the map has no partition for the range yet").await?;
+                continue;
             }
             let time = attempts.deadline.saturating_duration_since(tokio::time::Instant::now());
             let clocks = try_join_all(touched.iter().map(|(partition, _)| self.clock(*partition, level, time))).await;
@@ -154,7 +182,7 @@ impl Router {
             let version = clocks.iter().map(|served| served.reply.clock).max().unwrap_or_default();
             let behind = clocks.iter().filter(|served| served.reply.clock < version).map(|served| served.partition);
             match try_join_all(behind.map(|partition| self.advance(partition, version, time))).await {
-                Ok(_) => return Ok(Some(version)),
+                Ok(_) => return Ok(version),
                 Err(Failure::Across(_)) => {
                     self.refresh_and_pause(&mut attempts, view.generation, "a partition of the range is gone").await?;
                 }

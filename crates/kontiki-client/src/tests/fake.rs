@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kontiki_types::command::Route;
 use kontiki_types::partition::initial_partitions;
-use kontiki_types::read::{ReadData, Scan};
+use kontiki_types::read::{Change, Changes, ReadData, Scan};
 use kontiki_types::{
     CallError, ClusterId, Condition, Descriptor, KeyRange, NamespaceId, NodeId, NodeInfo, Op, OpResult, PartitionId,
     PartitionMap, Read, ReadLevel, ReadReply, Reject, RequestId, Retry, Row, SessionId, Version, Write, WriteReply, key,
@@ -256,6 +256,23 @@ impl Partition {
         ReadData::Page { rows, resume: None }
     }
 
+    fn changes(&self, asked: &Changes, at: u64) -> ReadData {
+        let newest = |key: &Bytes| {
+            let (version, value) = self.history[key].range(..=at).next_back()?;
+            let change = Change { key: key.clone(), value: value.clone(), version: Version(*version) };
+            (*version > asked.after.0).then_some(change)
+        };
+        let mut changes: Vec<Change> = self
+            .history
+            .keys()
+            .filter(|key| asked.range.contains(key))
+            .filter_map(newest)
+            .take(asked.rows_max as usize + 1)
+            .collect();
+        let resume = if changes.len() > asked.rows_max as usize { changes.pop().map(|change| change.key) } else { None };
+        ReadData::Changes { changes, resume }
+    }
+
     fn execute(&mut self, write: &Write<Bytes>) -> Result<WriteReply, Reject> {
         for (index, condition) in (0..).zip(&write.conditions) {
             let found = self.get(condition.key(), u64::MAX);
@@ -393,6 +410,10 @@ impl State {
             Read::Scan(scan) => {
                 assert!(partition.descriptor.range.contains_range(&scan.range), "the router cuts ranges");
                 partition.page(scan, at)
+            }
+            Read::Changes(asked) => {
+                assert!(partition.descriptor.range.contains_range(&asked.range), "the router cuts ranges");
+                partition.changes(asked, at)
             }
         };
         Ok(ReadReply { clock: Version(clock), age_ms, data })

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use kontiki_types::{ErrorKind, NodeId, PartitionId, ReadLevel, Reject, Version};
+use kontiki_types::{Change, ErrorKind, NodeId, PartitionId, ReadLevel, Reject, Version};
 use tokio::time::Instant;
 
 use super::fake::{Asked, Cluster};
 use super::options;
-use crate::{Client, ScanOptions};
+use crate::{ChangesOptions, Client, ScanOptions};
 
 async fn fill(client: &Client, keys: &[&'static str]) {
     for key in keys {
@@ -322,4 +322,41 @@ async fn a_batch_get_is_bounded_over_all_its_partitions() {
     assert_eq!((what.as_str(), *limit), ("bytes that one batch get answers with", 4 * 1024 * 1024));
     let rows = client.batch_get(keys[1..4].to_vec(), ReadLevel::Linearizable).await.expect("3 MiB");
     assert!(rows.iter().all(Option::is_some));
+}
+
+/// The changes page by page, at most `rows` a page: `key=value` or `key removed`, and the version that was read.
+async fn changes(client: &Client, options: ChangesOptions) -> (Vec<String>, Version) {
+    let pages: Vec<_> = client.changes(options).try_collect().await.expect("reads");
+    let told = |change: &Change| match &change.value {
+        Some(value) => format!("{}={}", String::from_utf8_lossy(&change.key), String::from_utf8_lossy(value)),
+        None => format!("{} removed", String::from_utf8_lossy(&change.key)),
+    };
+    let version = pages.first().expect("a page").version;
+    assert!(pages.iter().all(|page| page.version == version), "one version");
+    (pages.iter().flat_map(|page| &page.changes).map(told).collect(), version)
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_are_of_one_version_over_all_partitions_and_go_on_over_a_split() {
+    let cluster = Cluster::new(&["c", "f"]);
+    let client = cluster.client(options());
+    fill(&client, &KEYS).await;
+    let before = client.snapshot_version().await.expect("a version");
+    assert_eq!(changes(&client, ChangesOptions::after(before)).await, (vec![], before));
+    for key in ["a", "d", "i"] {
+        client.put(key, "new").await.expect("written");
+    }
+    client.delete("g").await.expect("deleted");
+    let (told, version) = changes(&client, ChangesOptions::after(before).page(1, 1024)).await;
+    assert_eq!(told, ["a=new", "d=new", "g removed", "i=new"]);
+    assert!(version > before);
+    client.put("b", "later").await.expect("written");
+    let mut pages = client.changes(ChangesOptions::after(before).at(version).page(1, 1024));
+    let first = pages.next().await.expect("a page").expect("reads");
+    assert_eq!(first.changes.len(), 1);
+    cluster.split(4, "h", 9);
+    let rest: Vec<_> = pages.try_collect().await.expect("reads");
+    assert_eq!(rest.iter().map(|page| page.changes.len()).sum::<usize>(), 3, "nothing twice, nothing left out, nothing newer");
+    let part = ChangesOptions::after(before).range("d", "i");
+    assert_eq!(changes(&client, part).await.0, ["d=new", "g removed"]);
 }

@@ -82,6 +82,15 @@ impl Kv for Service {
         let page = convert::scan_response(from, reply).map_err(refused);
         Ok(Response::new(stream::once(async { page }).boxed()))
     }
+    type ChangesStream = BoxStream<'static, Result<v1::ChangesResponse, Status>>;
+    async fn changes(&self, request: Request<v1::ChangesRequest>) -> Result<Response<Self::ChangesStream>, Status> {
+        let asked = convert::read_of_changes(request.into_inner()).map_err(refused)?;
+        let (at, changes) = asked.body;
+        let asked = convert::Asked { route: asked.route, body: (ReadLevel::Snapshot(at), Read::Changes(changes)) };
+        let (from, reply) = self.read(Ok(asked)).await?;
+        let page = convert::changes_response(from, reply).map_err(refused);
+        Ok(Response::new(stream::once(async { page }).boxed()))
+    }
     async fn write(&self, request: Request<v1::WriteRequest>) -> Result<Response<v1::WriteResponse>, Status> {
         let asked = convert::write_of(request.into_inner()).map_err(refused)?;
         let route = asked.route.expect("routed");

@@ -20,9 +20,10 @@ pub use map::{
     descriptor, descriptor_to, node_info, node_info_to, parse_uuid, partition_map, partitions_response, store_id, store_id_text,
 };
 pub use read::{
-    batch_get_request, batch_get_response, clock_request, clock_response, get_request, get_response, read_level, read_level_to,
-    read_of_batch_get, read_of_clock, read_of_get, read_of_scan, reply_of_batch_get, reply_of_clock, reply_of_get, reply_of_scan,
-    row, row_to, scan_request, scan_response, user_row,
+    batch_get_request, batch_get_response, changes_request, changes_response, clock_request, clock_response, get_request,
+    get_response, read_level, read_level_to, read_of_batch_get, read_of_changes, read_of_clock, read_of_get, read_of_scan,
+    reply_of_batch_get, reply_of_changes, reply_of_clock, reply_of_get, reply_of_scan, row, row_to, scan_request, scan_response,
+    user_change, user_row,
 };
 pub use write::{
     delete_range_response, delete_response, open_session_response, put_response, write_of, write_of_delete,

@@ -1,9 +1,9 @@
-//! Reads on the wire: Get, BatchGet, Scan (one page) and Clock.
+//! Reads on the wire: Get, BatchGet, Scan and Changes (one page) and Clock.
 
 use bytes::Bytes;
 use kontiki_types::command::Route;
 use kontiki_types::limits::{self, SCAN_PAGE_BYTES_MAX, SCAN_ROWS_MAX};
-use kontiki_types::read::{ReadData, Scan};
+use kontiki_types::read::{Change, Changes, ReadData, Scan};
 use kontiki_types::{CallError, Read, ReadLevel, ReadReply, Reject, Row, Version, key};
 
 use super::{Answerer, Asked, header, internal_key, internal_range, missing, route_to, token, token_to, user_key, user_range};
@@ -118,6 +118,39 @@ pub fn scan_request(route: Route, level: &ReadLevel, scan: &Scan) -> Result<v1::
     })
 }
 
+/// What a `Changes` asks: with a route, this one page; without, the first page of it. The level is `Snapshot(Version::ZERO)` where the
+/// newest version is asked for.
+pub fn read_of_changes(request: v1::ChangesRequest) -> Result<Asked<(Version, Changes)>, Reject> {
+    if request.route.is_some() && request.snapshot_version == 0 {
+        return Err(Reject::invalid("the request has a route and no snapshot_version; a smart client chooses the version"));
+    }
+    let rows_max = if request.page_rows_max == 0 { SCAN_ROWS_MAX } else { request.page_rows_max };
+    let bytes_max = if request.page_bytes_max == 0 { SCAN_PAGE_BYTES_MAX } else { request.page_bytes_max };
+    let range = internal_range(&request.start, &request.end);
+    let changes = Changes { range, after: Version(request.after_version), rows_max, bytes_max };
+    limits::check_read(&Read::Changes(changes.clone()))?;
+    Ok(Asked::new(request.route, (Version(request.snapshot_version), changes)))
+}
+
+/// A page of changes at a version, to the wire.
+pub fn changes_request(route: Route, at: Version, changes: &Changes) -> Result<v1::ChangesRequest, Reject> {
+    let (start, end) = user_range(&changes.range)?;
+    Ok(v1::ChangesRequest {
+        start,
+        end,
+        after_version: changes.after.0,
+        snapshot_version: at.0,
+        page_rows_max: changes.rows_max,
+        page_bytes_max: changes.bytes_max,
+        route: Some(route_to(route)),
+    })
+}
+
+/// A change that has a user key already, to the wire.
+pub fn user_change(change: Change) -> v1::Change {
+    v1::Change { key: change.key, value: change.value, version: change.version.0 }
+}
+
 /// A question for the clock, to the wire; `advance_to` above zero moves it.
 pub fn clock_request(route: Route, level: &ReadLevel, advance_to: Version) -> v1::ClockRequest {
     v1::ClockRequest { key: Bytes::new(), advance_to: advance_to.0, level: read_level_to(level), route: Some(route_to(route)) }
@@ -150,6 +183,15 @@ pub fn scan_response(from: Answerer, reply: ReadReply) -> Result<v1::ScanRespons
     Ok(v1::ScanResponse { header: Some(header(from, reply.clock, reply.age_ms)), rows, resume, snapshot_version: 0 })
 }
 
+/// The answer of one partition to a `Changes` with a route.
+pub fn changes_response(from: Answerer, reply: ReadReply) -> Result<v1::ChangesResponse, Reject> {
+    let ReadData::Changes { changes, resume } = reply.data else { return Err(wrong_kind()) };
+    let changes = changes.into_iter().map(|change| Ok(user_change(Change { key: user_key(&change.key)?, ..change })));
+    let changes = changes.collect::<Result<_, Reject>>()?;
+    let resume = resume.as_ref().map(user_key).transpose()?;
+    Ok(v1::ChangesResponse { header: Some(header(from, reply.clock, reply.age_ms)), changes, resume, snapshot_version: 0 })
+}
+
 /// The answer of one partition to a `Clock`.
 pub fn clock_response(from: Answerer, clock: Version, age_ms: u64) -> v1::ClockResponse {
     v1::ClockResponse { header: Some(header(from, clock, age_ms)) }
@@ -176,6 +218,15 @@ pub fn reply_of_scan(response: v1::ScanResponse) -> Result<ReadReply, CallError>
     let rows = response.rows.into_iter().map(row).collect();
     let resume = response.resume.map(|key| internal_key(&key));
     reply(response.header, ReadData::Page { rows, resume })
+}
+
+/// The reply in a routed `Changes`' one response.
+pub fn reply_of_changes(response: v1::ChangesResponse) -> Result<ReadReply, CallError> {
+    let change =
+        |change: v1::Change| Change { key: internal_key(&change.key), value: change.value, version: Version(change.version) };
+    let changes = response.changes.into_iter().map(change).collect();
+    let resume = response.resume.map(|key| internal_key(&key));
+    reply(response.header, ReadData::Changes { changes, resume })
 }
 
 /// The reply in a routed `Clock`'s response.

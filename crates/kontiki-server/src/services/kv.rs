@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
-use kontiki_client::{Client, Endpoint, ScanOptions};
+use kontiki_client::{ChangesOptions, Client, Endpoint, ScanOptions};
 use kontiki_proto::convert::{self, Answerer, header_with_token};
 use kontiki_proto::v1::kv_server::Kv;
 use kontiki_proto::{error, v1};
@@ -113,10 +113,42 @@ impl KvService {
                 snapshot_version: page.version.0,
             })
         });
+        Ok(self.until_stopped(pages))
+    }
+
+    /// A stream that ends with an error if the node stops: a caller must not take what came until then for everything.
+    fn until_stopped<T: Send + 'static>(
+        &self,
+        pages: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    ) -> BoxStream<'static, Result<T, Status>> {
         let ended = self.local.cut().clone();
         let ending = stream::once(async move { ended.is_cancelled().then(|| Err(Status::unavailable("the node is stopping"))) });
         let until_stopped = pages.take_until(self.local.cut().clone().cancelled_owned());
-        Ok(until_stopped.chain(ending.filter_map(std::future::ready)).boxed())
+        until_stopped.chain(ending.filter_map(std::future::ready)).boxed()
+    }
+
+    async fn changes_page(&self, request: v1::ChangesRequest, time: Duration) -> Result<v1::ChangesResponse, Status> {
+        let route = route_of(request.route)?;
+        let (at, changes) = convert::read_of_changes(request).map_err(refused)?.body;
+        let reply = self.read_here(route, (ReadLevel::Snapshot(at), Read::Changes(changes)), time).await?;
+        convert::changes_response(self.answerer(route), reply).map_err(refused)
+    }
+
+    fn changes_all(&self, request: v1::ChangesRequest, time: Duration) -> Result<Changed, Status> {
+        let options = ChangesOptions::from_request(request).map_err(refused)?;
+        let (client, place) = self.forward(time)?;
+        let node = self.local.node();
+        let pages = client.changes(options).map(move |page| {
+            let _held_until_all_is_told = &place;
+            let page = page.map_err(client_failed)?;
+            Ok(v1::ChangesResponse {
+                header: Some(header_with_token(node, &page.token, 0)),
+                changes: page.changes.into_iter().map(convert::user_change).collect(),
+                resume: page.resume,
+                snapshot_version: page.version.0,
+            })
+        });
+        Ok(self.until_stopped(pages))
     }
 }
 
@@ -132,6 +164,7 @@ fn op_result(result: OpResult) -> v1::OpResult {
 }
 
 type Scanned = BoxStream<'static, Result<v1::ScanResponse, Status>>;
+type Changed = BoxStream<'static, Result<v1::ChangesResponse, Status>>;
 
 #[tonic::async_trait]
 impl Kv for KvService {
@@ -232,6 +265,21 @@ impl Kv for KvService {
                 return Ok(stream::iter([Ok(page)]).boxed() as Self::ScanStream);
             }
             self.scan_all(request, time)
+        })
+        .await
+    }
+
+    type ChangesStream = Pin<Box<dyn Stream<Item = Result<v1::ChangesResponse, Status>> + Send>>;
+
+    async fn changes(&self, request: Request<v1::ChangesRequest>) -> Result<Response<Self::ChangesStream>, Status> {
+        let time = time_for(&request);
+        let request = request.into_inner();
+        self.counted("Kv/Changes", async {
+            if request.route.is_some() {
+                let page = self.changes_page(request, time).await?;
+                return Ok(stream::iter([Ok(page)]).boxed() as Self::ChangesStream);
+            }
+            self.changes_all(request, time)
         })
         .await
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kontiki_types::read::{ReadData, Scan};
+use kontiki_types::read::{Changes, ReadData, Scan};
 use kontiki_types::{CallError, Descriptor, KeyRange, Read, ReadReply, Reject, Retry, Row, Version, limits};
 use parking_lot::{RwLock, RwLockWriteGuard};
 
@@ -88,7 +88,8 @@ impl MachineReader {
     /// to set.
     ///
     /// Rejects: `TooLarge` or `Invalid` (see `limits::check_read`; `TooLarge` also for what a batch get would answer), `StaleEpoch` if a key lies elsewhere, `VersionInFuture` if the clock
-    /// has not reached the version, `VersionTooOld` if its history may be gone. `Unavailable` for the moment in which a snapshot is installed.
+    /// has not reached the version, `VersionTooOld` if its history (or that since `Changes::after`) may be gone. `Unavailable` for the
+    /// moment in which a snapshot is installed.
     pub fn read(&self, read: &Read, at: Option<Version>) -> Result<ReadReply, CallError> {
         limits::check_read(read)?;
         let Some(_open) = self.published.gate.try_read() else {
@@ -107,6 +108,11 @@ impl MachineReader {
             Read::Scan(scan) => {
                 let (rows, resume) = mvcc::page(&*self.engine, scan, at)?;
                 ReadData::Page { rows, resume }
+            }
+            Read::Changes(asked) => {
+                check_history(&view, asked.after)?;
+                let (changes, resume) = mvcc::changes(&*self.engine, asked, at)?;
+                ReadData::Changes { changes, resume }
             }
         };
         Ok(ReadReply { clock: view.clock, age_ms: 0, data })
@@ -130,7 +136,7 @@ fn holds(own: &KeyRange, read: &Read) -> bool {
     match read {
         Read::Clock => true,
         Read::Get { keys } => keys.iter().all(|key| own.contains(key)),
-        Read::Scan(Scan { range, .. }) => own.contains_range(range),
+        Read::Scan(Scan { range, .. }) | Read::Changes(Changes { range, .. }) => own.contains_range(range),
     }
 }
 
@@ -139,9 +145,12 @@ fn version_to_read(view: &View, at: Option<Version>) -> Result<Version, Reject> 
     if version > view.clock {
         return Err(Reject::VersionInFuture { version, newest: view.clock });
     }
-    let oldest = mvcc::horizon(view.descriptor.clock, view.clock);
-    if version < oldest {
-        return Err(Reject::VersionTooOld { version, oldest });
-    }
+    check_history(view, version)?;
     Ok(version)
+}
+
+/// Whether everything that was written since `version` is still told apart: older history may be gone.
+fn check_history(view: &View, version: Version) -> Result<(), Reject> {
+    let oldest = mvcc::horizon(view.descriptor.clock, view.clock);
+    if version < oldest { Err(Reject::VersionTooOld { version, oldest }) } else { Ok(()) }
 }

@@ -12,6 +12,7 @@
 //!
 //! Nothing here knows the partition or the clock; who reads at a version that is still growing gets what is there.
 
+mod changes;
 mod scan;
 
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use kontiki_types::{ClockKind, Fault, Version};
 use crate::engine::Engine;
 use crate::schema;
 
+pub use changes::changes;
 pub use scan::{Forward, page};
 
 /// The format byte of a record written today.

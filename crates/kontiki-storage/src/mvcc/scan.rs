@@ -53,20 +53,29 @@ impl<'a> Forward<'a> {
 
     /// Looks at the next key and steps behind it. `None` at the end.
     fn look(&mut self, keys_only: bool) -> Result<Option<Looked>, Fault> {
+        let mut looked = Looked::Nothing;
+        let there = self.pass(|cursor, part, version| {
+            looked = row_here(cursor, part, version, keys_only)?;
+            Ok(())
+        })?;
+        Ok(there.then_some(looked))
+    }
+
+    /// Steps behind the next key, and shows `take` the record that counts at the version, if there is one. `false` at the end.
+    pub(super) fn pass(&mut self, mut take: impl FnMut(&dyn Cursor, &[u8], Version) -> Result<(), Fault>) -> Result<bool, Fault> {
         if !self.cursor.valid() {
-            return Ok(None);
+            return Ok(false);
         }
         let (part, _) = split(self.cursor.key())?;
         self.part.clear();
         self.part.extend_from_slice(part);
-        let mut looked = Looked::Nothing;
         let mut steps = 0;
         let mut found = false;
         while let Some(version) = version_here(&*self.cursor, &self.part)? {
             if !found && version <= self.at {
                 found = true;
                 steps = 0;
-                looked = row_here(&*self.cursor, &self.part, version, keys_only)?;
+                take(&*self.cursor, &self.part, version)?;
             }
             steps += 1;
             if steps <= STEPS_MAX {
@@ -77,10 +86,10 @@ impl<'a> Forward<'a> {
             self.cursor.seek(&target)?;
             steps = 0;
         }
-        Ok(Some(looked))
+        Ok(true)
     }
 
-    fn resume(&self) -> Result<Option<Bytes>, Fault> {
+    pub(super) fn resume(&self) -> Result<Option<Bytes>, Fault> {
         if !self.cursor.valid() {
             return Ok(None);
         }
@@ -197,7 +206,7 @@ fn row_here(cursor: &dyn Cursor, part: &[u8], version: Version, keys_only: bool)
     })
 }
 
-fn key_of(part: &[u8]) -> Result<Bytes, Fault> {
+pub(super) fn key_of(part: &[u8]) -> Result<Bytes, Fault> {
     schema::data_key(part).ok_or_else(|| Fault::corrupt(schema::place(part), "its key part does not parse"))
 }
 

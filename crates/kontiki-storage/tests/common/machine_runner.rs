@@ -11,6 +11,7 @@
 //!   session alice                                        opens a session of that name
 //!   advance V        describe [start= end= conf= bounds= clock= id=]        member NAME        blank
 //!   get k... [at=V]  scan a z [at=V rows= bytes= reverse= keys_only=]       clock [at=V]
+//!   changes a z after=V [at=V rows= bytes=]
 //!   status           sessions        dump                entry INDEX        garbage
 //!   flush, crash, reopen, list
 //! ```
@@ -23,7 +24,7 @@ use bytes::Bytes;
 use goldenscript::{Argument, Block, Command as Line, Context, Runner};
 use kontiki_storage::machine::{Applied, Entry, Machine};
 use kontiki_storage::{mvcc, schema, system};
-use kontiki_types::read::{ReadData, Scan};
+use kontiki_types::read::{Change, Changes, ReadData, Scan};
 use kontiki_types::{
     CallError, ClockKind, Command, Condition, Descriptor, Epoch, KeyRange, NamespaceId, NodeId, Op, OpResult, PartitionId, Read,
     Reject, ReplicaId, Reply, RequestId, SessionId, Version, Write, WriteReply, encoding, key,
@@ -254,6 +255,30 @@ impl MachineRunner {
         }
     }
 
+    fn changes(&self, line: &Line) -> Output {
+        let mut args = line.consume_args();
+        let (at, after) = (args.take_key("at").map(parse), parse(args.take_key("after").ok_or("changes after=VERSION")?));
+        let mut number = |key: &str, or: u32| args.take_key(key).map_or(or, |text| text.parse().expect("a number"));
+        let (rows_max, bytes_max) = (number("rows", 100), number("bytes", 10_000));
+        let own = self.machine()?.descriptor().range.clone();
+        let start = args.next_pos().map_or(own.start, internal);
+        let end = args.next_pos().map_or(own.end, internal);
+        args.reject_next()?;
+        let asked = Changes { range: KeyRange::new(start, end), after, rows_max, bytes_max };
+        let reply = match self.machine()?.reader().read(&Read::Changes(asked), at) {
+            Err(error) => return Ok(show_error(&error)),
+            Ok(reply) => reply,
+        };
+        let ReadData::Changes { changes, resume } = reply.data else { return Err("not changes".into()) };
+        let user = |key: &[u8]| text(key::split_internal(key).map_or(key, |(_, user)| user));
+        let told = |change: &Change| match &change.value {
+            Some(value) => format!("{}={} of {}", user(&change.key), text(value), show(change.version)),
+            None => format!("{} removed by {}", user(&change.key), show(change.version)),
+        };
+        let lines: Vec<String> = changes.iter().map(told).chain(resume.map(|key| format!("resume {}", user(&key)))).collect();
+        Ok(if lines.is_empty() { "nothing".to_owned() } else { lines.join("\n") })
+    }
+
     fn status(&self) -> Output {
         let machine = self.machine()?;
         let show_bytes = |bytes: Option<&[u8]>| bytes.map_or("none".to_owned(), text);
@@ -432,6 +457,7 @@ impl Runner for MachineRunner {
             "blank" => self.push(Queued::Blank),
             "get" => self.get(line),
             "scan" => self.scan(line),
+            "changes" => self.changes(line),
             "clock" => {
                 let at = line.consume_args().take_key("at").map(parse);
                 let reply = self.machine()?.reader().read(&Read::Clock, at);
