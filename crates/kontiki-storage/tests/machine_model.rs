@@ -8,7 +8,7 @@ use common::model::{Model, Plan, any_plans, descriptor};
 use common::{BOTH, Place};
 use kontiki_storage::machine::{Entry, Machine, MachineReader};
 use kontiki_types::read::{ReadData, Scan};
-use kontiki_types::{Command, KeyRange, Read, Reply, Row, Version, encoding};
+use kontiki_types::{Command, KeyRange, NamespaceId, Read, Reply, Row, Version, encoding, key};
 use proptest::prelude::*;
 
 /// Applies commands that start at `index` as one call.
@@ -44,7 +44,9 @@ fn check_reads(reader: &MachineReader, model: &Model, at: Version) {
     let mut expected = model.rows(at);
     assert_eq!(scan(reader, at, false, 100, false), expected);
     assert_eq!(scan(reader, at, false, 2, false), expected);
-    let keys = model.rows(Version::MAX).into_iter().map(|row| row.key).collect::<Vec<_>>();
+    // One key that is never there: a get names at least one.
+    let never = key::internal(NamespaceId::DEFAULT, b"never written");
+    let keys = model.rows(Version::MAX).into_iter().map(|row| row.key).chain([never]).collect::<Vec<_>>();
     let ReadData::Values(values) = reader.read(&Read::Get { keys: keys.clone() }, Some(at)).expect("reads").data else {
         panic!("a get gives values")
     };
