@@ -11,7 +11,7 @@ use kontiki_storage::engine::{Batch, Engine, MemoryEngine, RocksEngine, RocksOpt
 use kontiki_storage::machine::{Entry, Machine};
 use kontiki_storage::sessions::Sessions;
 use kontiki_types::read::{ReadData, Scan};
-use kontiki_types::{Command, Read, ReplicaId, Reply, Row, encoding};
+use kontiki_types::{Command, Read, ReplicaId, Reply, Row, Version, encoding};
 use proptest::prelude::*;
 
 /// A log with everything that applying it must lead to, entry by entry.
@@ -44,6 +44,10 @@ fn apply(machine: &mut Machine, history: &History, index: usize) {
 }
 
 fn rows(machine: &Machine) -> Vec<Row> {
+    rows_at(machine, machine.reader().clock())
+}
+
+fn rows_at(machine: &Machine, at: Version) -> Vec<Row> {
     let scan = Scan {
         range: machine.descriptor().range.clone(),
         reverse: false,
@@ -51,7 +55,7 @@ fn rows(machine: &Machine) -> Vec<Row> {
         rows_max: 1000,
         bytes_max: 1_000_000,
     };
-    match machine.reader().read(&Read::Scan(scan), None).expect("reads").data {
+    match machine.reader().read(&Read::Scan(scan), Some(at)).expect("reads").data {
         ReadData::Page { rows, resume: None } => rows,
         other => panic!("one page: {other:?}"),
     }
@@ -66,6 +70,11 @@ fn recover(engine: Arc<dyn Engine>, history: &History, sessions: &[Sessions]) ->
     assert_eq!(machine.reader().clock(), history.models[index].clock);
     assert_eq!(rows(&machine), history.models[index].rows(history.models[index].clock), "after entry {index}");
     assert_eq!(machine.sessions(), &sessions[index], "after entry {index}");
+    let horizon = history.models[index].horizon;
+    assert_eq!(machine.reader().horizon(), horizon, "what was compacted relied on no later one");
+    for at in history.models[..=index].iter().map(|model| model.clock).filter(|at| *at >= horizon) {
+        assert_eq!(rows_at(&machine, at), history.models[index].rows(at), "after entry {index}, at {at}");
+    }
     for again in index + 1..=history.commands.len() {
         apply(&mut machine, history, again);
     }
@@ -84,7 +93,8 @@ fn run(engine: &Arc<dyn Engine>, history: &History, flushed: &[usize]) -> Vec<Se
         apply(&mut machine, history, index);
         sessions.push(machine.sessions().clone());
         if flushed.contains(&index) {
-            engine.flush().expect("flushes");
+            // A compaction begins with a flush.
+            if index % 2 == 0 { engine.compact(b"", b"") } else { engine.flush() }.expect("flushes");
         }
     }
     sessions

@@ -8,7 +8,7 @@ use common::model::{Model, Plan, any_plans, descriptor};
 use common::{BOTH, Place};
 use kontiki_storage::machine::{Entry, Machine, MachineReader};
 use kontiki_types::read::{ReadData, Scan};
-use kontiki_types::{Command, KeyRange, NamespaceId, Read, Reply, Row, Version, encoding, key};
+use kontiki_types::{CallError, Command, KeyRange, NamespaceId, Read, Reject, Reply, Row, Version, encoding, key};
 use proptest::prelude::*;
 
 /// Applies commands that start at `index` as one call.
@@ -41,6 +41,13 @@ fn scan(reader: &MachineReader, at: Version, reverse: bool, rows_max: u32, keys_
 }
 
 fn check_reads(reader: &MachineReader, model: &Model, at: Version) {
+    assert_eq!(reader.horizon(), model.horizon);
+    if at < model.horizon {
+        let refused = reader.read(&Read::Clock, Some(at)).expect_err("too old");
+        let expected = Reject::VersionTooOld { version: at, oldest: model.horizon };
+        assert!(matches!(refused, CallError::Reject(reject) if reject == expected));
+        return;
+    }
     let mut expected = model.rows(at);
     assert_eq!(scan(reader, at, false, 100, false), expected);
     assert_eq!(scan(reader, at, false, 2, false), expected);
@@ -61,14 +68,14 @@ fn check_reads(reader: &MachineReader, model: &Model, at: Version) {
     assert_eq!(scan(reader, at, true, 1, true), expected);
 }
 
-fn check(plans: &[Plan], cuts: &[usize], flush: bool) {
+fn check(plans: &[Plan], cuts: &[usize], flush: bool, compact: &[bool]) {
     for on in BOTH {
         let place = Place::new(on);
         let mut machine = Machine::create(place.engine(), descriptor(), kontiki_types::ReplicaId(1)).expect("creates");
         let reader = machine.reader();
         let mut model = Model::new();
         let mut clocks = vec![Version::ZERO];
-        let (mut index, mut cuts) = (1, cuts.iter().cycle());
+        let (mut index, mut cuts, mut compact) = (1, cuts.iter().cycle(), compact.iter().cycle());
         let mut rest = plans;
         while !rest.is_empty() {
             let (batch, tail) = rest.split_at((*cuts.next().expect("endless")).min(rest.len()));
@@ -87,6 +94,10 @@ fn check(plans: &[Plan], cuts: &[usize], flush: bool) {
             if flush {
                 place.engine().flush().expect("flushes");
             }
+            if *compact.next().expect("endless") {
+                place.engine().compact(b"", b"").expect("compacts");
+                clocks.iter().for_each(|at| check_reads(&reader, &model, *at));
+            }
         }
         for at in &clocks {
             check_reads(&reader, &model, *at);
@@ -102,7 +113,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_machine_does_what_the_model_does(plans in any_plans(40), cuts in prop::collection::vec(1..6usize, 4), flush in prop::bool::weighted(0.2)) {
-        check(&plans, &cuts, flush);
+    fn the_machine_does_what_the_model_does(plans in any_plans(40), cuts in prop::collection::vec(1..6usize, 4), flush in prop::bool::weighted(0.2), compact in prop::collection::vec(prop::bool::weighted(0.3), 7)) {
+        check(&plans, &cuts, flush, &compact);
     }
 }

@@ -38,6 +38,12 @@ pub enum Command<B> {
         /// The new descriptor; same partition id.
         descriptor: Descriptor,
     },
+    /// Raises the partition's horizon, the oldest version that may be read, as far as `to` but never beyond the clock. What only older reads would
+    /// see may be dropped then.
+    AdvanceHorizon {
+        /// The version to reach.
+        to: Version,
+    },
 }
 
 /// One caller's atomic write: all of it or nothing.

@@ -25,6 +25,8 @@ pub enum Reply {
     Rejected(Reject),
     /// A blank or membership entry: nothing of ours.
     None,
+    /// The horizon after `AdvanceHorizon`.
+    Horizon(Version),
 }
 
 /// The reply to one applied write.

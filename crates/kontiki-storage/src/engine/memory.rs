@@ -12,13 +12,15 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use kontiki_types::Fault;
 use parking_lot::{Mutex, RwLock};
 
+use super::horizons::Pin;
 use super::stage::Ranges;
-use super::{Batch, Change, Cursor, Engine, EngineStats, Stage, View};
+use super::{Batch, Change, Cursor, Engine, EngineStats, Horizons, Stage, View};
 
 type Map = BTreeMap<Bytes, Bytes>;
 
@@ -38,6 +40,8 @@ struct Shared {
     live: RwLock<Arc<Map>>,
     /// What survives a crash. Locked before `live`, always.
     disk: Mutex<Disk>,
+    horizons: Arc<Horizons>,
+    written_bytes: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -113,6 +117,7 @@ impl Engine for MemoryEngine {
         let mut disk = self.shared.disk.lock();
         disk.fail("writing a batch to memory")?;
         disk.unflushed_bytes += batch.size_bytes();
+        self.shared.written_bytes.fetch_add(batch.size_bytes() as u64, Ordering::Relaxed);
         disk.unflushed.push_back(batch.clone());
         while disk.unflushed_bytes > UNFLUSHED_BYTES_MAX && disk.settle_one() {}
         apply(Arc::make_mut(&mut *self.shared.live.write()), batch);
@@ -120,9 +125,11 @@ impl Engine for MemoryEngine {
     }
 
     fn flush(&self) -> Result<(), Fault> {
+        let told = self.shared.horizons.flushing();
         let mut disk = self.shared.disk.lock();
         disk.fail("flushing memory")?;
         while disk.settle_one() {}
+        self.shared.horizons.flushed(told);
         Ok(())
     }
 
@@ -141,7 +148,8 @@ impl Engine for MemoryEngine {
     }
 
     fn view(&self) -> Arc<dyn View> {
-        Arc::new(MemoryView { map: Arc::clone(&self.shared.live.read()) })
+        let (map, pin) = self.shared.horizons.pin(|| Arc::clone(&self.shared.live.read()));
+        Arc::new(MemoryView { map, _horizons: pin })
     }
 
     fn stage(&self) -> Result<Box<dyn Stage>, Fault> {
@@ -149,9 +157,21 @@ impl Engine for MemoryEngine {
         Ok(Box::new(MemoryStage { shared, ranges: Ranges::default(), rows: Map::new() }))
     }
 
-    fn compact(&self, _from: &[u8], _to: &[u8]) -> Result<(), Fault> {
-        // A map holds nothing that was overwritten.
-        Ok(())
+    fn horizons(&self) -> &Horizons {
+        &self.shared.horizons
+    }
+
+    fn compact(&self, from: &[u8], to: &[u8]) -> Result<(), Fault> {
+        self.flush()?;
+        {
+            let mut disk = self.shared.disk.lock();
+            while disk.settle_one() {}
+            let mut sieve = self.shared.horizons.sieve();
+            let inside = |key: &[u8]| key >= from && (to.is_empty() || key < to);
+            disk.durable.retain(|key, record| !(inside(key) && sieve.drops(key, record)));
+            *self.shared.live.write() = Arc::new(disk.durable.clone());
+        }
+        self.shared.horizons.sweep(self)
     }
 
     fn stats(&self) -> EngineStats {
@@ -162,6 +182,7 @@ impl Engine for MemoryEngine {
             records_estimate: live.len() as u64,
             data_bytes,
             unflushed_bytes: disk.unflushed_bytes as u64,
+            written_bytes: self.shared.written_bytes.load(Ordering::Relaxed),
             compaction_debt_bytes: 0,
             stalled: false,
         }
@@ -171,6 +192,8 @@ impl Engine for MemoryEngine {
 /// The map as it was.
 struct MemoryView {
     map: Arc<Map>,
+    /// A map that was copied needs no horizon held; RocksDB's view does, and both are to drop the same.
+    _horizons: Pin,
 }
 
 impl View for MemoryView {
@@ -204,6 +227,8 @@ impl Stage for MemoryStage {
     fn install(self: Box<Self>) -> Result<(), Fault> {
         let Self { shared, ranges, rows } = *self;
         let ranges = ranges.finish()?;
+        let _alone = shared.horizons.replacing();
+        let told = shared.horizons.flushing();
         let mut disk = shared.disk.lock();
         disk.fail("installing rows in memory")?;
         while disk.settle_one() {}
@@ -214,6 +239,7 @@ impl Stage for MemoryStage {
         }
         disk.durable.extend(rows);
         *shared.live.write() = Arc::new(disk.durable.clone());
+        shared.horizons.flushed(told);
         Ok(())
     }
 }

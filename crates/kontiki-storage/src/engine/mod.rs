@@ -13,9 +13,10 @@
 //! section 8). So a crash may lose the newest batches, but only whole batches and only from the end: what is left is the state
 //! after some prefix of the writes. Both engines keep that promise, and `tests/crash.rs` holds them to it.
 //!
-//! **Invariant:** this trait knows nothing of keys, versions or partitions; only `rocks` names RocksDB.
+//! **Invariant:** this trait knows nothing of partitions, and of versions only which of them may go (`horizons`); only `rocks` names RocksDB.
 
 mod batch;
+mod horizons;
 pub mod memory;
 pub mod rocks;
 mod stage;
@@ -26,6 +27,7 @@ use bytes::Bytes;
 use kontiki_types::Fault;
 
 pub use batch::{Batch, Change};
+pub use horizons::Horizons;
 pub use memory::MemoryEngine;
 pub use rocks::{RocksEngine, RocksOptions};
 
@@ -55,8 +57,11 @@ pub trait Engine: Send + Sync + 'static {
     /// An empty stage. It takes room outside of the data, on the same disk, until it is installed or dropped.
     fn stage(&self) -> Result<Box<dyn Stage>, Fault>;
 
-    /// Rewrites what is stored of `[from, to)`, so that what was overwritten and deleted there gives its room back. Changes nothing that can
-    /// be read. Blocks for as long as it takes to read and write the range; other calls go on beside it. An empty bound is none.
+    /// Which versions may be dropped when what is stored is rewritten.
+    fn horizons(&self) -> &Horizons;
+
+    /// Rewrites what is stored of `[from, to)`, so that what was overwritten and deleted there gives its room back, as far as the horizons
+    /// allow. Changes nothing that may be read. Flushes first. Blocks for as long as it takes to read and write the range; other calls go on beside it. An empty bound is none.
     fn compact(&self, from: &[u8], to: &[u8]) -> Result<(), Fault>;
 
     /// What the engine says of itself. Cheap enough to ask every second.
@@ -120,6 +125,8 @@ pub struct EngineStats {
     pub data_bytes: u64,
     /// Bytes written and not yet flushed, estimated: what a restart would have to replay.
     pub unflushed_bytes: u64,
+    /// Bytes written since the engine was opened: whoever asks for compactions compares it with what it was at the last.
+    pub written_bytes: u64,
     /// Bytes that compaction still has to rewrite.
     pub compaction_debt_bytes: u64,
     /// Whether the engine holds writers back or refuses them at present.

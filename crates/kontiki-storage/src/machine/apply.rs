@@ -20,6 +20,7 @@ pub(super) struct Step<'m, 'e> {
     /// Whether a system key was written.
     pub(super) system_changed: bool,
     descriptor_changed: bool,
+    horizon_changed: bool,
 }
 
 impl Machine {
@@ -50,12 +51,13 @@ impl Machine {
             overlay,
             system_changed: false,
             descriptor_changed: false,
+            horizon_changed: false,
         };
         let mut replies = Vec::with_capacity(commands.len());
         for command in &commands {
             replies.push(command.as_ref().map_or(Ok(Reply::None), |command| step.command(command))?);
         }
-        let Step { mut batch, system_changed, descriptor_changed, .. } = step;
+        let Step { mut batch, system_changed, descriptor_changed, horizon_changed, .. } = step;
         self.state.applied_index = last.index;
         self.state.position = Some(Bytes::copy_from_slice(last.position));
         if let Some(membership) = entries.iter().rev().find_map(|entry| entry.membership) {
@@ -68,6 +70,10 @@ impl Machine {
         self.state.put_applied(&mut batch);
         self.engine.write(&batch)?;
         self.published.publish(&self.state);
+        // After publishing: what is dropped must be refused to every reader that begins, and noticed by every reader that has begun.
+        if horizon_changed || descriptor_changed {
+            self.state.announce_horizon(&*self.engine);
+        }
 
         let mut effects = Vec::new();
         if system_changed {
@@ -121,6 +127,7 @@ impl<'e> Step<'_, 'e> {
             Command::OpenSession { stamp_ms } => Ok(self.open_session(*stamp_ms)),
             Command::AdvanceClock { to } => Ok(self.advance_clock(*to)),
             Command::SetDescriptor { descriptor } => Ok(self.set_descriptor(descriptor)),
+            Command::AdvanceHorizon { to } => Ok(self.advance_horizon(*to)),
         }
     }
 
@@ -157,6 +164,16 @@ impl<'e> Step<'_, 'e> {
             self.state.clock = to;
         }
         Reply::Clock(self.state.clock)
+    }
+
+    /// Not beyond the clock: what the clock has not reached was not written yet, and must be readable when it is.
+    fn advance_horizon(&mut self, to: Version) -> Reply {
+        let reached = to.min(self.state.clock);
+        if reached > self.state.horizon {
+            self.state.horizon = reached;
+            self.horizon_changed = true;
+        }
+        Reply::Horizon(self.state.horizon)
     }
 
     fn set_descriptor(&mut self, new: &Descriptor) -> Reply {

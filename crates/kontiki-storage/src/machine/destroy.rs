@@ -32,6 +32,8 @@ impl Machine {
             replace_one(&mut *stage, &key, None)?;
         }
         replace_one(&mut *stage, &Key::Tombstone { partition }, Some(&encoding::encode(&newest.0)))?;
+        let (from, to) = schema::data(&descriptor.range);
+        engine.horizons().forget(&from, &to);
         stage.install()?;
         Ok(Some(descriptor))
     }

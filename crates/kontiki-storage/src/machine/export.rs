@@ -10,6 +10,7 @@
 //! All is read from one view: one moment, however long it takes. Nothing is kept between chunks, so a transfer that broke goes on at the
 //! first chunk that the receiver does not have.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use kontiki_types::{Fault, PartitionId};
 use super::Machine;
 use super::header::{self, Header};
 use crate::engine::View;
+use crate::mvcc::{self, Kind};
 use crate::schema;
 
 /// The state of one replica at one moment. Cheap to clone; for any thread.
@@ -77,6 +79,36 @@ impl Export {
     /// The view that it is read from.
     pub fn view(&self) -> &Arc<dyn View> {
         &self.view
+    }
+
+    /// A hash of everything that a replica must have in common with the others that have applied the same entries: position, descriptor, clock,
+    /// horizon, sessions, and of the data what can be read at or above the horizon, wherever compaction has come on each of them. The
+    /// same in all processes of one build; for tests.
+    pub fn content_hash(&self) -> Result<u64, Fault> {
+        let mut hash = DefaultHasher::new();
+        self.header.encode().hash(&mut hash);
+        for (from, to) in ranges(&self.header) {
+            let mut cursor = self.view.cursor(&from, &to)?;
+            cursor.seek(&from)?;
+            // The key part of which the newest record at or below the horizon was passed.
+            let mut passed = Vec::new();
+            while cursor.valid() {
+                let (key, record) = (cursor.key(), cursor.value());
+                let counts = match schema::split_data(key) {
+                    Some((part, version)) if version <= self.header.horizon => {
+                        let newest = passed != part;
+                        part.clone_into(&mut passed);
+                        newest && mvcc::kind(key, record)? == Kind::Put
+                    }
+                    _ => true,
+                };
+                if counts {
+                    (key, record).hash(&mut hash);
+                }
+                cursor.next()?;
+            }
+        }
+        Ok(hash.finish())
     }
 
     /// The next rows at or after `from`: empty for the first chunk, then the `to` of the one before. `None` if that was the last. A chunk ends

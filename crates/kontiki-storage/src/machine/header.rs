@@ -15,6 +15,8 @@ pub struct Header {
     pub applied_index: u64,
     /// The partition's clock.
     pub clock: Version,
+    /// The oldest version that may be read: of what is older, only what is visible there is kept.
+    pub horizon: Version,
     /// The position of the last entry applied. Opaque here.
     pub position: Option<Bytes>,
     /// The last membership applied. Opaque here.
@@ -24,24 +26,13 @@ pub struct Header {
 /// How records are got: from an engine, or from a view of one.
 pub(super) type Get<'a> = &'a dyn Fn(&[u8]) -> Result<Option<Bytes>, Fault>;
 
-/// What is on disk of how far a log was applied: index, clock, position (`None` before the first entry), membership.
-type AppliedRecord<B> = (u64, Version, Option<B>, Option<B>);
+/// What is on disk of how far a log was applied: index, clock, position (`None` before the first entry), membership,
+/// horizon.
+pub(super) type AppliedRecord<B> = (u64, Version, Option<B>, Option<B>, Version);
 
 /// The value of a replica record.
 pub(super) fn replica_record(descriptor: &Descriptor, replica: ReplicaId, out: &mut Vec<u8>) {
     encoding::encode_into(&(descriptor, replica), out);
-}
-
-/// The value of an applied record.
-pub(super) fn applied_record(
-    index: u64,
-    clock: Version,
-    position: Option<&Bytes>,
-    membership: Option<&Bytes>,
-    out: &mut Vec<u8>,
-) {
-    let record: AppliedRecord<&Bytes> = (index, clock, position, membership);
-    encoding::encode_into(&record, out);
 }
 
 /// Reads the replica record of a partition; `None` if there is none.
@@ -62,9 +53,9 @@ pub(super) fn load(get: Get<'_>, partition: PartitionId) -> Result<Option<(Heade
     let key = Key::<&[u8]>::Applied { partition }.encode();
     let corrupt = |detail: String| Fault::corrupt(schema::place(&key), detail);
     let stored = get(&key)?.ok_or_else(|| corrupt(format!("{partition} has a replica here but no applied record")))?;
-    let (applied_index, clock, position, membership): AppliedRecord<Bytes> =
+    let (applied_index, clock, position, membership, horizon): AppliedRecord<Bytes> =
         encoding::decode(&stored).map_err(|error| corrupt(error.to_string()))?;
-    Ok(Some((Header { descriptor, applied_index, clock, position, membership }, replica)))
+    Ok(Some((Header { descriptor, applied_index, clock, horizon, position, membership }, replica)))
 }
 
 /// Reads a record that holds one number; `None` if it is not there.
@@ -76,17 +67,21 @@ pub(super) fn load_number(get: Get<'_>, key: &Key<&[u8]>) -> Result<Option<u64>,
 }
 
 impl Header {
+    /// The value of the applied record.
+    pub(super) fn applied(&self) -> AppliedRecord<&Bytes> {
+        (self.applied_index, self.clock, self.position.as_ref(), self.membership.as_ref(), self.horizon)
+    }
+
     /// The bytes by which it is sent.
     pub fn encode(&self) -> Vec<u8> {
-        let applied: AppliedRecord<&Bytes> = (self.applied_index, self.clock, self.position.as_ref(), self.membership.as_ref());
-        encoding::encode(&(&self.descriptor, applied))
+        encoding::encode(&(&self.descriptor, self.applied()))
     }
 
     /// Reads what [`Header::encode`] wrote.
     pub fn decode(bytes: &[u8]) -> Result<Self, Fault> {
         let decoded: Result<(Descriptor, AppliedRecord<Bytes>), _> = encoding::decode(bytes);
-        let (descriptor, (applied_index, clock, position, membership)) =
+        let (descriptor, (applied_index, clock, position, membership, horizon)) =
             decoded.map_err(|error| Fault::corrupt("the header of a snapshot", error.to_string()))?;
-        Ok(Self { descriptor, applied_index, clock, position, membership })
+        Ok(Self { descriptor, applied_index, clock, horizon, position, membership })
     }
 }

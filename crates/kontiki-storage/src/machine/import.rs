@@ -133,11 +133,21 @@ impl Machine {
         let published = Arc::clone(&self.published);
         {
             let _closed = published.close();
-            stage.install()?;
+            // What is known of the old data does not hold for the new: the snapshot's horizon may be another.
+            for range in [&old.range, &descriptor.range] {
+                let (from, to) = schema::data(range);
+                self.engine.horizons().forget(&from, &to);
+            }
+            let installed = stage.install();
+            if installed.is_err() {
+                self.state.announce_horizon(&*self.engine);
+            }
+            installed?;
             let reopened = self.reload();
             self.fault = reopened.as_ref().err().cloned();
             self.state = reopened?;
             self.published.publish(&self.state);
+            self.state.announce_horizon(&*self.engine);
         }
         let system = descriptor.range.overlaps(&KeyRange::namespace(NamespaceId::SYSTEM));
         let mut effects = vec![Effect::DescriptorChanged(descriptor)];
@@ -169,10 +179,8 @@ impl Machine {
         let partition = self.partition();
         let mut replica = Vec::new();
         header::replica_record(&header.descriptor, self.replica, &mut replica);
-        let mut applied = Vec::new();
-        let Header { applied_index, clock, position, membership, .. } = header;
-        header::applied_record(*applied_index, *clock, position.as_ref(), membership.as_ref(), &mut applied);
-        let floor = position.is_some().then(|| encoding::encode(applied_index));
+        let applied = encoding::encode(&header.applied());
+        let floor = header.position.is_some().then(|| encoding::encode(&header.applied_index));
         replace_one(stage, &Key::Replica { partition }, Some(&replica))?;
         replace_one(stage, &Key::Applied { partition }, Some(&applied))?;
         replace_one(stage, &Key::Floor { partition }, floor.as_deref())

@@ -30,12 +30,13 @@ mod write;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kontiki_types::{Descriptor, Effect, Fault, PartitionId, ReplicaId, Reply, Version};
+use kontiki_types::{Descriptor, Effect, Fault, PartitionId, ReplicaId, Reply, Version, encoding};
 
 use crate::engine::{Batch, Engine};
 use crate::schema::{self, Key};
 use crate::sessions::Sessions;
 pub use export::{Chunk, Export, Rows};
+use header::AppliedRecord;
 pub use header::Header;
 pub use import::Import;
 pub use read::MachineReader;
@@ -68,6 +69,8 @@ pub struct Applied {
 struct State {
     descriptor: Arc<Descriptor>,
     clock: Version,
+    /// The oldest version that may be read.
+    horizon: Version,
     applied_index: u64,
     position: Option<Bytes>,
     membership: Option<Bytes>,
@@ -123,12 +126,15 @@ impl Machine {
         let state = State {
             descriptor: Arc::new(descriptor),
             clock: Version::ZERO,
+            horizon: Version::ZERO,
             applied_index: 0,
             position: None,
             membership: None,
             floor: None,
             sessions: Sessions::new(partition),
         };
+        let (from, to) = schema::data(&state.descriptor.range);
+        engine.horizons().forget(&from, &to);
         let mut batch = Batch::new();
         state.put_replica(replica, &mut batch);
         state.put_applied(&mut batch);
@@ -145,10 +151,11 @@ impl Machine {
     fn load(engine: &dyn Engine, partition: PartitionId) -> Result<Option<Opened>, Fault> {
         let get = |key: &[u8]| engine.get(key);
         let Some((header, replica)) = header::load(&get, partition)? else { return Ok(None) };
-        let Header { descriptor, applied_index, clock, position, membership } = header;
+        let Header { descriptor, applied_index, clock, horizon, position, membership } = header;
         let floor = header::load_number(&get, &Key::Floor { partition })?;
         let sessions = Sessions::load(engine, partition)?;
-        let state = State { descriptor: Arc::new(descriptor), clock, applied_index, position, membership, floor, sessions };
+        let state =
+            State { descriptor: Arc::new(descriptor), clock, horizon, applied_index, position, membership, floor, sessions };
         Ok(Some(Opened { replica, state }))
     }
 
@@ -171,6 +178,7 @@ impl Machine {
     fn new(engine: Arc<dyn Engine>, opened: Opened) -> Self {
         let Opened { replica, state } = opened;
         let published = Arc::new(Published::new(&state));
+        state.announce_horizon(&*engine);
         Self { engine, replica, state, published, fault: None }
     }
 
@@ -234,9 +242,17 @@ impl State {
 
     fn put_applied(&self, batch: &mut Batch) {
         let key = Key::<&[u8]>::Applied { partition: self.descriptor.id };
-        let (position, membership) = (self.position.as_ref(), self.membership.as_ref());
-        let record = |out: &mut Vec<u8>| header::applied_record(self.applied_index, self.clock, position, membership, out);
-        batch.put_with(|out| key.encode_into(out), record);
+        let record: AppliedRecord<&Bytes> =
+            (self.applied_index, self.clock, self.position.as_ref(), self.membership.as_ref(), self.horizon);
+        batch.put_with(|out| key.encode_into(out), |out| encoding::encode_into(&record, out));
+    }
+
+    /// Tells the engine what it may drop of this partition, once what was written until now is durable.
+    fn announce_horizon(&self, engine: &dyn Engine) {
+        let (from, to) = schema::data(&self.descriptor.range);
+        if from < to && self.horizon > Version::ZERO {
+            engine.horizons().announce(&from, &to, self.horizon);
+        }
     }
 }
 

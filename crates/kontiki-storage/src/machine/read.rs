@@ -23,12 +23,14 @@ pub(super) struct Published {
 struct View {
     descriptor: Arc<Descriptor>,
     clock: Version,
+    horizon: Version,
     applied_index: u64,
 }
 
 impl View {
     fn of(state: &State) -> Self {
-        Self { descriptor: Arc::clone(&state.descriptor), clock: state.clock, applied_index: state.applied_index }
+        let State { descriptor, clock, horizon, applied_index, .. } = state;
+        Self { descriptor: Arc::clone(descriptor), clock: *clock, horizon: *horizon, applied_index: *applied_index }
     }
 }
 
@@ -79,6 +81,11 @@ impl MachineReader {
         self.published.view.read().clock
     }
 
+    /// The oldest version that may be read.
+    pub fn horizon(&self) -> Version {
+        self.published.view.read().horizon
+    }
+
     /// The index of the last entry applied.
     pub fn applied_index(&self) -> u64 {
         self.published.view.read().applied_index
@@ -110,11 +117,13 @@ impl MachineReader {
                 ReadData::Page { rows, resume }
             }
             Read::Changes(asked) => {
-                check_history(&view, asked.after)?;
+                check_horizon(asked.after, view.horizon)?;
                 let (changes, resume) = mvcc::changes(&*self.engine, asked, at)?;
                 ReadData::Changes { changes, resume }
             }
         };
+        // If the horizon passed the version meanwhile, the last of the reads may have met what a compaction left.
+        check_horizon(at, self.horizon())?;
         Ok(ReadReply { clock: view.clock, age_ms: 0, data })
     }
 
@@ -145,12 +154,10 @@ fn version_to_read(view: &View, at: Option<Version>) -> Result<Version, Reject> 
     if version > view.clock {
         return Err(Reject::VersionInFuture { version, newest: view.clock });
     }
-    check_history(view, version)?;
+    check_horizon(version, view.horizon)?;
     Ok(version)
 }
 
-/// Whether everything that was written since `version` is still told apart: older history may be gone.
-fn check_history(view: &View, version: Version) -> Result<(), Reject> {
-    let oldest = mvcc::horizon(view.descriptor.clock, view.clock);
+fn check_horizon(version: Version, oldest: Version) -> Result<(), Reject> {
     if version < oldest { Err(Reject::VersionTooOld { version, oldest }) } else { Ok(()) }
 }

@@ -12,7 +12,7 @@ use kontiki_types::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::engine::{Cursor, EngineStats, MemoryEngine, Stage, View};
+use crate::engine::{Cursor, EngineStats, Horizons, MemoryEngine, Stage, View};
 use crate::system;
 
 fn descriptor(id: u64) -> Descriptor {
@@ -94,6 +94,9 @@ impl Engine for Counting {
     fn stage(&self) -> Result<Box<dyn Stage>, Fault> {
         self.inner.stage()
     }
+    fn horizons(&self) -> &Horizons {
+        self.inner.horizons()
+    }
     fn compact(&self, from: &[u8], to: &[u8]) -> Result<(), Fault> {
         self.inner.compact(from, to)
     }
@@ -136,12 +139,12 @@ fn golden_records() {
     let mut machine = machine(&engine);
     let read = |key: Key<&[u8]>| hex::encode(engine.get(&key.encode()).expect("reads").expect("is there"));
     let partition = PartitionId(2);
-    assert_eq!(read(Key::Applied { partition }), "0100000000");
+    assert_eq!(read(Key::Applied { partition }), "010000000000");
     assert_eq!(read(Key::Replica { partition }), "01020400000001040000000201010001010101 0201".replace(' ', ""));
     let command = encoding::encode(&write(vec![], vec![put("k", "v")]));
     let entry = Entry { index: 1, position: b"pos", membership: Some(b"mem"), command: Some(&command) };
     machine.apply(&[entry]).expect("applies");
-    assert_eq!(read(Key::Applied { partition }), "0101fc000001000103706f7301036d656d");
+    assert_eq!(read(Key::Applied { partition }), "0101fc000001000103706f7301036d656d00");
 }
 
 #[test]
@@ -338,6 +341,7 @@ fn any_command() -> impl Strategy<Value = Command<Bytes>> {
         }),
         1 => number.clone().prop_map(|stamp_ms| Command::OpenSession { stamp_ms }),
         1 => number.clone().prop_map(|to| Command::AdvanceClock { to: Version(to) }),
+        1 => number.clone().prop_map(|to| Command::AdvanceHorizon { to: Version(to) }),
         1 => (any_bytes(), any_bytes(), number).prop_map(|(start, end, conf)| {
             let mut descriptor = descriptor(2);
             descriptor.range = KeyRange { start, end };

@@ -16,8 +16,7 @@ mod changes;
 mod scan;
 
 use bytes::Bytes;
-use kontiki_types::limits::RETENTION_MS;
-use kontiki_types::{ClockKind, Fault, Version};
+use kontiki_types::{Fault, Version};
 
 use crate::engine::Engine;
 use crate::schema;
@@ -94,15 +93,6 @@ fn split(key: &[u8]) -> Result<(&[u8], Version), Fault> {
     schema::split_data(key).ok_or_else(|| Fault::corrupt(schema::place(key), "it is no data record, though it lies among them"))
 }
 
-/// The oldest version that may be read when the clock stands at `clock`: older ones may lose their history at any time. A counter
-/// clock says nothing about time, so there nothing is refused.
-pub fn horizon(kind: ClockKind, clock: Version) -> Version {
-    match kind {
-        ClockKind::Hybrid => Version::from_ms(clock.ms().saturating_sub(RETENTION_MS)),
-        ClockKind::Counter => Version::ZERO,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,13 +114,5 @@ mod tests {
         assert_eq!(refused(b"\x02\x01\x00"), "record `k` has format 2, this program knows 1; upgrade this node");
         assert_eq!(refused(b"\x01\x03\x00"), "record `k` is corrupt: its kind 3 is unknown");
         assert_eq!(refused(b"\x01\x01\x80"), "record `k` is corrupt: its flags 0x80 are unknown; upgrade this node");
-    }
-
-    #[test]
-    fn the_horizon_follows_a_hybrid_clock_and_no_other() {
-        let clock = Version::from_ms(RETENTION_MS + 5);
-        assert_eq!(horizon(ClockKind::Hybrid, clock), Version::from_ms(5));
-        assert_eq!(horizon(ClockKind::Hybrid, Version(7)), Version::ZERO);
-        assert_eq!(horizon(ClockKind::Counter, clock), Version::ZERO);
     }
 }

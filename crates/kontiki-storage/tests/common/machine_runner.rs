@@ -9,7 +9,7 @@
 //!   begin ... apply                                      what lies between is applied in one call
 //!   pack                                                 inside begin: what follows is one entry of several writes
 //!   session alice                                        opens a session of that name
-//!   advance V        describe [start= end= conf= bounds= clock= id=]        member NAME        blank
+//!   advance V        horizon V        compact          describe [start= end= conf= bounds= clock= id=]        member NAME        blank
 //!   get k... [at=V]  scan a z [at=V rows= bytes= reverse= keys_only=]       clock [at=V]
 //!   changes a z after=V [at=V rows= bytes=]
 //!   status           sessions        dump                entry INDEX        garbage
@@ -367,6 +367,7 @@ fn show_reply(reply: &Reply) -> String {
         Reply::Descriptor(descriptor) => format!("now {}", show_descriptor(descriptor)),
         Reply::Rejected(reject) => show_reject(reject),
         Reply::None => "none".to_owned(),
+        Reply::Horizon(version) => format!("horizon {}", show(*version)),
     }
 }
 
@@ -449,6 +450,11 @@ impl Runner for MachineRunner {
                 let to = parse(&first().ok_or("advance VERSION")?);
                 self.push(Queued::Command(Command::AdvanceClock { to }))
             }
+            "horizon" => {
+                let to = parse(&first().ok_or("horizon VERSION")?);
+                self.push(Queued::Command(Command::AdvanceHorizon { to }))
+            }
+            "compact" => self.place.engine().compact(b"", b"").map(|()| String::new()).map_err(Into::into),
             "describe" => {
                 let command = self.describe(line)?;
                 self.push(Queued::Command(command))

@@ -16,6 +16,7 @@ pub(crate) enum Plan {
     Writes { stamp_ms: u64, writes: Vec<PlannedWrite> },
     Open { stamp_ms: u64 },
     Advance { to_ms: u64 },
+    Horizon { to_ms: u64 },
     Blank,
 }
 
@@ -38,6 +39,7 @@ type Session = (u64, BTreeMap<u64, (Asked, Outcome)>);
 pub(crate) struct Model {
     descriptor: Descriptor,
     pub(crate) clock: Version,
+    pub(crate) horizon: Version,
     keys: BTreeMap<Bytes, BTreeMap<Version, Option<Bytes>>>,
     sessions: BTreeMap<SessionId, Session>,
 }
@@ -49,7 +51,13 @@ pub(crate) fn descriptor() -> Descriptor {
 
 impl Model {
     pub(crate) fn new() -> Self {
-        Self { descriptor: descriptor(), clock: Version::ZERO, keys: BTreeMap::new(), sessions: BTreeMap::new() }
+        Self {
+            descriptor: descriptor(),
+            clock: Version::ZERO,
+            horizon: Version::ZERO,
+            keys: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+        }
     }
 
     /// Turns a plan into the command that it means now; `None` for a blank entry.
@@ -58,6 +66,7 @@ impl Model {
             Plan::Blank => None,
             Plan::Open { stamp_ms } => Some(Command::OpenSession { stamp_ms: *stamp_ms }),
             Plan::Advance { to_ms } => Some(Command::AdvanceClock { to: Version::from_ms(*to_ms) }),
+            Plan::Horizon { to_ms } => Some(Command::AdvanceHorizon { to: Version::from_ms(*to_ms) }),
             Plan::Writes { stamp_ms, writes } => {
                 let writes = writes.iter().map(|write| self.resolve_write(write)).collect();
                 Some(Command::Writes { stamp_ms: *stamp_ms, writes })
@@ -114,6 +123,10 @@ impl Model {
             Some(Command::AdvanceClock { to }) => {
                 self.clock = self.clock.max(*to);
                 Reply::Clock(self.clock)
+            }
+            Some(Command::AdvanceHorizon { to }) => {
+                self.horizon = self.horizon.max(self.clock.min(*to));
+                Reply::Horizon(self.horizon)
             }
             Some(Command::SetDescriptor { .. }) => unreachable!("never planned"),
         }
@@ -243,6 +256,7 @@ pub(crate) fn any_plans(entries_max: usize) -> impl Strategy<Value = Vec<Plan>> 
         12 => (0..60u64, prop::collection::vec(any_write(), 1..4)).prop_map(|(stamp_ms, writes)| Plan::Writes { stamp_ms, writes }),
         2 => (0..60u64).prop_map(|stamp_ms| Plan::Open { stamp_ms }),
         1 => (0..60u64).prop_map(|to_ms| Plan::Advance { to_ms }),
+        1 => (0..60u64).prop_map(|to_ms| Plan::Horizon { to_ms }),
         1 => Just(Plan::Blank),
     ];
     prop::collection::vec(plan, 1..entries_max)

@@ -9,6 +9,7 @@
 //! Errors become faults: a full disk is told apart, and what RocksDB calls corruption is `Fault::Corrupt` (`errors`).
 
 mod errors;
+mod filter;
 mod options;
 mod stage;
 mod view;
@@ -26,7 +27,7 @@ use self::errors::fault;
 pub use self::options::RocksOptions;
 use self::stage::RocksStage;
 use self::view::{RocksCursor, RocksView};
-use super::{Batch, Change, Cursor, Engine, EngineStats, Stage, View};
+use super::{Batch, Change, Cursor, Engine, EngineStats, Horizons, Stage, View};
 use crate::schema;
 
 /// See the module.
@@ -41,6 +42,8 @@ struct Store {
     db: DB,
     path: PathBuf,
     write_options: WriteOptions,
+    horizons: Arc<Horizons>,
+    written_bytes: AtomicU64,
     /// What staged tables are written with.
     staged_tables: Options,
 }
@@ -57,13 +60,22 @@ impl RocksEngine {
     pub fn open(path: &Path, options: RocksOptions) -> Result<Arc<Self>, Fault> {
         refuse_headless(path)?;
         let action = || format!("opening the data in {}", path.display());
-        let options = options::database(&options).map_err(|error| fault(action(), path, error))?;
+        let mut options = options::database(&options).map_err(|error| fault(action(), path, error))?;
+        let horizons = Arc::new(Horizons::default());
+        options.set_compaction_filter_factory(filter::Filters(Arc::clone(&horizons)));
         let db = DB::open(&options, path).map_err(|error| fault(action(), path, error))?;
         stage::clear(path)?;
         let mut write_options = WriteOptions::default();
         write_options.disable_wal(true);
         let staged_tables = options::staged_tables(&options);
-        let store = Arc::new(Store { db, path: path.to_owned(), write_options, staged_tables });
+        let store = Arc::new(Store {
+            db,
+            path: path.to_owned(),
+            write_options,
+            horizons,
+            written_bytes: AtomicU64::new(0),
+            staged_tables,
+        });
         Ok(Arc::new(Self { store, stages: AtomicU64::new(0) }))
     }
 }
@@ -72,7 +84,10 @@ impl Store {
     fn flush(&self) -> Result<(), Fault> {
         let mut options = FlushOptions::default();
         options.set_wait(true);
-        self.db.flush_opt(&options).map_err(|error| self.fault("flushing the memtables", error))
+        let told = self.horizons.flushing();
+        self.db.flush_opt(&options).map_err(|error| self.fault("flushing the memtables", error))?;
+        self.horizons.flushed(told);
+        Ok(())
     }
 
     fn fault(&self, action: &str, error: rocksdb::Error) -> Fault {
@@ -115,6 +130,7 @@ fn refuse_headless(path: &Path) -> Result<(), Fault> {
 impl Engine for RocksEngine {
     fn write(&self, batch: &Batch) -> Result<(), Fault> {
         // Room for RocksDB's own framing of each change, so that the buffer grows once.
+        self.store.written_bytes.fetch_add(batch.size_bytes() as u64, Ordering::Relaxed);
         let mut rocks = WriteBatch::with_capacity_bytes(batch.size_bytes() + 16 * batch.len() + 16);
         for change in batch.changes() {
             match change {
@@ -171,14 +187,19 @@ impl Engine for RocksEngine {
         Ok(Box::new(RocksStage::new(Arc::clone(&self.store), number)?))
     }
 
+    fn horizons(&self) -> &Horizons {
+        &self.store.horizons
+    }
+
     fn compact(&self, from: &[u8], to: &[u8]) -> Result<(), Fault> {
+        self.flush()?;
         let mut options = CompactOptions::default();
         // The last level too: most of what was overwritten lies there. And never in the way of the compactions that writers wait for.
         options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
         options.set_exclusive_manual_compaction(false);
         let bound = |key: &[u8]| (!key.is_empty()).then(|| key.to_vec());
         self.store.db.compact_range_opt(bound(from), bound(to), &options);
-        Ok(())
+        self.store.horizons.sweep(self)
     }
 
     fn stats(&self) -> EngineStats {
@@ -186,6 +207,7 @@ impl Engine for RocksEngine {
             records_estimate: self.store.property("rocksdb.estimate-num-keys"),
             data_bytes: self.store.property("rocksdb.total-sst-files-size"),
             unflushed_bytes: self.store.property("rocksdb.cur-size-all-mem-tables"),
+            written_bytes: self.store.written_bytes.load(Ordering::Relaxed),
             compaction_debt_bytes: self.store.property("rocksdb.estimate-pending-compaction-bytes"),
             stalled: self.store.property("rocksdb.is-write-stopped") > 0
                 || self.store.property("rocksdb.actual-delayed-write-rate") > 0,

@@ -117,10 +117,12 @@ impl Stage for RocksStage {
         }
         // Ingestion flushes only what overlaps. A flush of everything makes it a barrier like any other, so that what a crash leaves is
         // still the state after a prefix of all that was done.
+        let _alone = self.store.horizons.replacing();
         self.store.flush()?;
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
-        let ingested = self.store.db.ingest_external_file_opts(&options, std::mem::take(&mut self.files));
+        let files = std::mem::take(&mut self.files);
+        let ingested = self.store.db.ingest_external_file_opts(&options, files);
         ingested.map_err(|error| self.store.fault("installing staged tables", error))
     }
 }

@@ -14,6 +14,7 @@ use self_cell::self_cell;
 
 use super::Store;
 use super::errors::fault;
+use crate::engine::horizons::Pin;
 use crate::engine::{Cursor, View};
 
 self_cell!(
@@ -27,11 +28,15 @@ self_cell!(
 /// The database at one moment.
 pub(super) struct RocksView {
     pinned: Pinned,
+    /// Let go after the snapshot.
+    _horizons: Pin,
 }
 
 impl RocksView {
     pub(super) fn new(store: Arc<Store>) -> Self {
-        Self { pinned: Pinned::new(store, |store| store.db.snapshot()) }
+        let horizons = Arc::clone(&store.horizons);
+        let (pinned, pin) = horizons.pin(|| Pinned::new(store, |store| store.db.snapshot()));
+        Self { pinned, _horizons: pin }
     }
 }
 
