@@ -245,7 +245,7 @@ async fn a_log_that_ends_before_what_was_applied_is_refused() {
     // Another log, begun and empty, in place of the one that holds the entries.
     let other = TestNode { engine: node.engine.clone(), ..TestNode::new(1) };
     let begun = config(&other, &Wires::default());
-    drop(kontiki_storage::log::Log::open(begun.disk, begun.log).expect("begins"));
+    drop(kontiki_storage::log::Log::open(begun.disk, begun.store, begun.log).expect("begins"));
     let Err(fault) = Groups::open(config(&other, &Wires::default())).await else { panic!("opened without its log's end") };
     assert!(fault.to_string().contains("it ends at nothing, but entry"), "{fault}");
 }

@@ -107,10 +107,10 @@ impl Groups {
     pub async fn open(config: GroupsConfig) -> Result<Arc<Self>, Fault> {
         let raft_config = config.options.config(config.cluster_name.clone());
         let raft_config = raft_config.map_err(|error| Fault::Invariant(format!("unchecked Raft options: {error}")))?;
-        let (disk, options) = (config.disk.clone(), config.log.clone());
+        let (disk, store, options) = (config.disk.clone(), config.store, config.log.clone());
         let held = Machine::list(config.engine.as_ref())?;
         let holds_data = held.clone();
-        let opened = run_blocking(config.exec.as_ref(), move || open_log(disk, options, &holds_data)).await;
+        let opened = run_blocking(config.exec.as_ref(), move || open_log(disk, store, options, &holds_data)).await;
         let (log, recovered): (Log, Recovered) = opened.ok_or_else(executor_gone)??;
         let reader = log.reader();
         let (queue, writer, spares) = log_queue(log);
@@ -319,7 +319,12 @@ impl Groups {
 /// Opens the log, unless it is gone while the replicas that wrote it are still here: without its votes and without the end of its
 /// entries they could help to lose what was acknowledged. A replica is recorded only after the log has begun, so that this is never a
 /// node that is new.
-fn open_log(disk: Arc<dyn Disk>, options: LogOptions, replicas: &[PartitionId]) -> Result<(Log, Recovered), Fault> {
+fn open_log(
+    disk: Arc<dyn Disk>,
+    store: StoreId,
+    options: LogOptions,
+    replicas: &[PartitionId],
+) -> Result<(Log, Recovered), Fault> {
     if !replicas.is_empty() && !Log::exists(disk.as_ref())? {
         let detail = format!(
             "its segments are missing: it holds none, but this node has {} replicas, which cannot do without their votes and entries; put \
@@ -328,7 +333,7 @@ fn open_log(disk: Arc<dyn Disk>, options: LogOptions, replicas: &[PartitionId]) 
         );
         return Err(Fault::corrupt(format!("the raft log's directory {}", disk.place("")), detail));
     }
-    Log::open(disk, options)
+    Log::open(disk, store, options)
 }
 
 /// Nothing is applied before it is durable in the log here. So a log that ends before the applied position has lost its end since,

@@ -7,7 +7,7 @@ use kontiki_storage::disk::FileDisk;
 use kontiki_storage::engine::{Engine, MemoryEngine};
 use kontiki_storage::log::{Log, LogOptions};
 use kontiki_storage::machine::Machine;
-use kontiki_types::{Descriptor, KeyRange, NodeId, PartitionId, ReplicaId};
+use kontiki_types::{Descriptor, KeyRange, NodeId, PartitionId, ReplicaId, StoreId};
 use openraft::StorageError;
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
@@ -29,7 +29,7 @@ struct Builder;
 fn open(dir: &TempDir) -> (GroupLog, StateMachine) {
     let disk = Arc::new(FileDisk::open(dir.path()).expect("a directory"));
     let options = LogOptions { segment_bytes: 1 << 20, ..LogOptions::default() };
-    let (log, recovered) = Log::open(disk, options).expect("opens");
+    let (log, recovered) = Log::open(disk, StoreId::default(), options).expect("opens");
     let reader = log.reader();
     let (queue, writer, _spares) = log_queue(log);
     let exec = Arc::new(Threads);
@@ -108,7 +108,8 @@ async fn a_reopened_log_has_its_entries_vote_and_purge_point() {
 async fn a_failed_fsync_fails_every_append_and_vote_from_then_on() {
     use kontiki_storage::disk::SimulatedDisk;
     let disk = Arc::new(SimulatedDisk::new(7));
-    let (log, _) = Log::open(disk.clone(), LogOptions { segment_bytes: 1 << 20, ..LogOptions::default() }).expect("opens");
+    let (log, _) = Log::open(disk.clone(), StoreId::default(), LogOptions { segment_bytes: 1 << 20, ..LogOptions::default() })
+        .expect("opens");
     let reader = log.reader();
     let (queue, writer, _spares) = log_queue(log);
     crate::Exec::spawn_log_writer(&Threads, writer).expect("a thread");
@@ -128,7 +129,8 @@ async fn a_failed_fsync_fails_every_append_and_vote_from_then_on() {
 async fn after_a_full_disk_nothing_is_reported_durable_even_when_there_is_room_again() {
     use kontiki_storage::disk::SimulatedDisk;
     let disk = Arc::new(SimulatedDisk::new(7));
-    let (log, _) = Log::open(disk.clone(), LogOptions { segment_bytes: 1 << 20, ..LogOptions::default() }).expect("opens");
+    let (log, _) = Log::open(disk.clone(), StoreId::default(), LogOptions { segment_bytes: 1 << 20, ..LogOptions::default() })
+        .expect("opens");
     let reader = log.reader();
     let (queue, writer, _spares) = log_queue(log);
     crate::Exec::spawn_log_writer(&Threads, writer).expect("a thread");

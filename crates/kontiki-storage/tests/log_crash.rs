@@ -285,7 +285,8 @@ fn the_log_works_on_real_files() {
     let (mut model, mut random) = (Model::default(), Random(1));
     for _ in 0..10 {
         let disk = FileDisk::open(&dir.path().join("log")).expect("opens");
-        let (mut log, recovered) = Log::open(std::sync::Arc::new(disk), options.clone()).expect("opens");
+        let (mut log, recovered) =
+            Log::open(std::sync::Arc::new(disk), kontiki_types::StoreId::default(), options.clone()).expect("opens");
         assert!(model.equals(&log.reader(), &recovered), "{recovered:?}");
         for _ in 0..40 {
             let records = random.records(&mut model);

@@ -2,7 +2,7 @@
 //!
 //! | command | does |
 //! |---|---|
-//! | `open [segment=N] [spares=N]` | opens the log and tells what it held |
+//! | `open [segment=N] [spares=N] [store=N]` | opens the log and tells what it held |
 //! | `write p1/5=v p1/5..9=v@100 p1/vote=v p1/committed=v p1/truncate=5 p1/purge=5 p1/forget` | one write |
 //! | `sync`, `prepare` | fsync; prepare a spare |
 //! | `read p1 FROM TO [bytes=N]`, `log`, `files` | entries; numbers; the directory |
@@ -19,13 +19,14 @@ use bytes::Bytes;
 use goldenscript::{Argument, ArgumentConsumer, Command, Context};
 use kontiki_storage::disk::{Disk, SimulatedDisk};
 use kontiki_storage::log::{Log, LogOptions, Record, Recovered};
-use kontiki_types::PartitionId;
+use kontiki_types::{PartitionId, StoreId};
 
 type Output = Result<String, Box<dyn Error>>;
 
 struct Runner {
     disk: SimulatedDisk,
     options: LogOptions,
+    store: StoreId,
     log: Option<Log>,
 }
 
@@ -40,8 +41,8 @@ fn scripts() {
     for script in scripts {
         eprintln!("{}", script.display());
         // The seed matters for failed syncs only: `crash` here loses everything that was not synced.
-        let options = LogOptions { segment_bytes: 1024, spare_segments: 1, ..LogOptions::default() };
-        let mut runner = Runner { disk: SimulatedDisk::new(1), options, log: None };
+        let options = LogOptions { segment_bytes: 1040, spare_segments: 1, ..LogOptions::default() };
+        let mut runner = Runner { disk: SimulatedDisk::new(1), options, store: StoreId::default(), log: None };
         goldenscript::run(&mut runner, &script).unwrap_or_else(|error| panic!("{}: {error}", script.display()));
     }
 }
@@ -128,8 +129,11 @@ impl Runner {
         if let Some(count) = args.take_key("spares") {
             self.options.spare_segments = count.parse()?;
         }
+        if let Some(store) = args.take_key("store") {
+            self.store = StoreId([store.parse()?; 16]);
+        }
         self.log = None;
-        let (log, recovered) = Log::open(Arc::new(self.disk.clone()), self.options.clone())?;
+        let (log, recovered) = Log::open(Arc::new(self.disk.clone()), self.store, self.options.clone())?;
         self.log = Some(log);
         show(&recovered)
     }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   offset  bytes
-//!        0      1   format, now 1
+//!        0      1   format, now 2
 //!        1      7   magic "KTKLOG\n"
 //!        8      4   CRC-32 (IEEE) of bytes 0..8 and of all from 12 to the end of the header
 //!       12      4   length of the header, a multiple of 8: the first frame starts there
@@ -14,7 +14,8 @@
 //!       48      8   end of the previous segment: up to here it is full of good, durable frames; behind is nothing
 //!       56      8   sequence of the first frame of this segment
 //!       64      8   number of groups
-//!       72      n   the groups, then zeros
+//!       72     16   id of the store (data directory) whose log this is
+//!       88      n   the groups, then zeros
 //!
 //!   group: id:8 flags:1 first:8 next:8 [vote length:4 vote] [committed length:4 committed] [purged:8 length:4 state]
 //!   flags: 1 has a vote, 2 has a commit point, 4 has a purge point, 8 `next` is known
@@ -23,14 +24,16 @@
 //! A header is durable before its file gets its name, so a segment with a bad header is damaged, also if it is the newest.
 
 use bytes::Bytes;
-use kontiki_types::{Fault, PartitionId};
+use kontiki_types::{Fault, PartitionId, StoreId};
 
 use super::frame::align;
 use super::index::{Bounds, HardState};
 use super::record::{Cursor, put_bytes};
 
 /// The format written today.
-pub(crate) const FORMAT: u8 = 1;
+pub(crate) const FORMAT: u8 = 2;
+/// Bytes before the groups.
+const FIXED_BYTES: u32 = 88;
 const MAGIC: &[u8; 7] = b"KTKLOG\n";
 /// Bytes up to and with the header's length: enough to know how much to read.
 pub(crate) const PREFIX_BYTES: usize = 16;
@@ -51,6 +54,7 @@ pub(crate) struct Header {
     pub(crate) previous: u64,
     pub(crate) previous_end: u64,
     pub(crate) first_sequence: u64,
+    pub(crate) store: StoreId,
     pub(crate) groups: Vec<(PartitionId, HardState)>,
 }
 
@@ -63,6 +67,7 @@ impl Header {
         for number in [self.id, self.size, self.oldest, self.previous, self.previous_end, self.first_sequence, count] {
             out.extend_from_slice(&number.to_le_bytes());
         }
+        out.extend_from_slice(&self.store.0);
         for (group, state) in &self.groups {
             put_group(&mut out, *group, state);
         }
@@ -100,10 +105,10 @@ impl Header {
             return Err(Fault::Format { place: place.to_owned(), found: *format, known: FORMAT, advice });
         }
         let length = Cursor(prefix.get(12..).unwrap_or_default()).u32().unwrap_or_default();
-        if !(72..=HEADER_BYTES_MAX).contains(&length) || !length.is_multiple_of(8) {
+        if !(FIXED_BYTES..=HEADER_BYTES_MAX).contains(&length) || !length.is_multiple_of(8) {
             return Err(Fault::corrupt(
                 format!("{place} at byte 12"),
-                format!("the header's length is {length}, it is 72 or more and a multiple of 8; {}", super::ADVICE),
+                format!("the header's length is {length}, it is {FIXED_BYTES} or more and a multiple of 8; {}", super::ADVICE),
             ));
         }
         Ok(u64::from(length))
@@ -133,9 +138,13 @@ impl Header {
             previous: cursor.u64()?,
             previous_end: cursor.u64()?,
             first_sequence: cursor.u64()?,
+            store: StoreId::default(),
             groups: Vec::new(),
         };
-        for _ in 0..cursor.u64()? {
+        let count = cursor.u64()?;
+        let (store, rest) = cursor.0.split_first_chunk()?;
+        (header.store, cursor.0) = (StoreId(*store), rest);
+        for _ in 0..count {
             header.groups.push(take_group(&mut cursor)?);
         }
         cursor.0.iter().all(|byte| *byte == 0).then_some(header)
@@ -209,6 +218,7 @@ mod tests {
             previous: 2,
             previous_end: 1000,
             first_sequence: 17,
+            store: StoreId(*b"0123456789abcdef"),
             groups: vec![(PartitionId(1), full), (PartitionId(2), HardState::default())],
         }
     }
@@ -216,10 +226,9 @@ mod tests {
     #[test]
     fn golden_bytes_of_a_header() {
         let bytes = header().encode();
-        let golden = "014b544b4c4f470a7df783809800000003000000000000000010000000000000020000000000000002000000000000\
-                      00e80300000000000011000000000000000200000000000000010000000000000\
-                      00f0500000000000000090000000000000001000000760200000063630400000000000000030000007070700200000000000000\
-                      000000000000000000000000000000000000000000";
+        let golden = "024b544b4c4f470ae3751626a80000000300000000000000001000000000000002000000000000000200000000000000e803000000000000\
+                      110000000000000002000000000000003031323334353637383961626364656601000000000000000f050000000000000009000000000000\
+                      0001000000760200000063630400000000000000030000007070700200000000000000000000000000000000000000000000000000000000";
         assert_eq!(hex::encode(&bytes), golden);
         assert_eq!(Header::decode("x", &bytes).expect("decodes"), header());
     }
@@ -243,7 +252,7 @@ mod tests {
             let mut framed = header().encode();
             framed.truncate(PREFIX_BYTES);
             framed.append(&mut bytes);
-            framed.resize(framed.len().max(72).next_multiple_of(8), 0);
+            framed.resize(framed.len().max(88).next_multiple_of(8), 0);
             let length = framed.len() as u32;
             framed[12..16].copy_from_slice(&length.to_le_bytes());
             if resum {

@@ -33,7 +33,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kontiki_types::limits::{FRAME_BYTES_MAX, SEGMENT_BYTES, SEGMENTS_SPARE_MAX};
-use kontiki_types::{Fault, PartitionId};
+use kontiki_types::{Fault, PartitionId, StoreId};
 
 use self::frame::FrameBuffer;
 use self::header::Header;
@@ -127,6 +127,7 @@ pub struct TornTail {
 /// The writing end of the log.
 pub struct Log {
     shared: Arc<Shared>,
+    store: StoreId,
     spares: Spares,
     frame_bytes_max: usize,
     frame: FrameBuffer,
@@ -158,10 +159,11 @@ impl Log {
         recovery::has_segments(disk)
     }
 
-    /// Opens the log of a directory, or begins a new one. Everything that it returns is durable.
-    pub fn open(disk: Arc<dyn Disk>, options: LogOptions) -> Result<(Self, Recovered), Fault> {
+    /// Opens the log of a directory, or begins a new one. Everything that it returns is durable. The log of another store is refused.
+    pub fn open(disk: Arc<dyn Disk>, store: StoreId, options: LogOptions) -> Result<(Self, Recovered), Fault> {
         options.check()?;
-        let Found { index, segments, active, tail, filled, next_sequence, spares, torn } = recovery::recover(&disk, &options)?;
+        let Found { index, segments, active, tail, filled, next_sequence, spares, torn } =
+            recovery::recover(&disk, store, &options)?;
         let groups = index.groups.iter().map(|(group, found)| {
             let hard = &found.hard;
             let recovered = RecoveredGroup {
@@ -178,6 +180,7 @@ impl Log {
         *shared.state.write() = reader::State { index, segments };
         let log = Self {
             shared: Arc::new(shared),
+            store,
             spares,
             frame_bytes_max: options.frame_bytes_max,
             frame: FrameBuffer::default(),
@@ -318,6 +321,7 @@ impl Log {
             previous: self.active.id,
             previous_end: self.tail,
             first_sequence: self.next_sequence,
+            store: self.store,
             groups,
         };
         let tail = header.encode().len() as u64;

@@ -16,7 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use kontiki_types::Fault;
+use kontiki_types::{Fault, StoreId};
 
 use super::frame::{FRAME_ALIGN, FRAME_HEADER_BYTES, FrameBuffer, FrameHeader};
 use super::header::Header;
@@ -56,12 +56,13 @@ struct Link {
 }
 
 /// Recovers the log of a directory, or makes the first segment of a new one.
-pub(crate) fn recover(disk: &Arc<dyn Disk>, options: &LogOptions) -> Result<Found, Fault> {
+pub(crate) fn recover(disk: &Arc<dyn Disk>, store: StoreId, options: &LogOptions) -> Result<Found, Fault> {
     let (ids, spare_numbers) = list(disk.as_ref())?;
     let chain = walk(disk.as_ref(), &ids)?;
+    check_store(&chain, store)?;
     // From here on the directory is changed.
     let spares = Spares::open(Arc::clone(disk), options.segment_bytes, options.spare_segments, &spare_numbers)?;
-    let Some(newest) = chain.last() else { return fresh(spares) };
+    let Some(newest) = chain.last() else { return fresh(store, spares) };
 
     let new_id = newest.segment.id + 1;
     let mut replay = Replay::start(&chain);
@@ -150,12 +151,22 @@ fn walk(disk: &dyn Disk, ids: &BTreeSet<u64>) -> Result<Vec<Link>, Fault> {
     Ok(chain)
 }
 
+/// A log goes with the data that came through it: another's holds votes and entries of replicas that this store does not have.
+fn check_store(chain: &[Link], store: StoreId) -> Result<(), Fault> {
+    let Some(link) = chain.iter().find(|link| link.header.store != store) else { return Ok(()) };
+    let found = link.header.store;
+    let detail = format!(
+        "it belongs to the log of store {found}, and this data directory is store {store}: the files were copied or mounted from another node; \
+         put this store's own log back, or replace this node by a new one (the other replicas have the data)"
+    );
+    Err(Fault::corrupt(format!("{} at byte 72", link.segment.place), detail))
+}
+
 /// The first segment of a new log.
-fn fresh(spares: Spares) -> Result<Found, Fault> {
+fn fresh(store: StoreId, spares: Spares) -> Result<Found, Fault> {
     let draft = spares.take(0)?;
-    let header =
-        Header { id: 1, size: draft.size, oldest: 1, previous: 0, previous_end: 0, first_sequence: 1, groups: Vec::new() }
-            .encode();
+    let (size, groups) = (draft.size, Vec::new());
+    let header = Header { id: 1, size, oldest: 1, previous: 0, previous_end: 0, first_sequence: 1, store, groups }.encode();
     draft.write(0, &header)?;
     let (tail, filled) = (header.len() as u64, draft.filled);
     let active = Arc::new(spares.publish(draft, 1)?);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kontiki_storage::disk::SimulatedDisk;
 use kontiki_storage::log::{Log, LogOptions, LogReader, Record, Recovered, RecoveredGroup};
-use kontiki_types::{Fault, PartitionId};
+use kontiki_types::{Fault, PartitionId, StoreId};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Model {
@@ -146,5 +146,5 @@ impl Random {
 }
 
 pub(crate) fn open(disk: &SimulatedDisk, options: &LogOptions) -> Result<(Log, Recovered), Fault> {
-    Log::open(Arc::new(disk.clone()), options.clone())
+    Log::open(Arc::new(disk.clone()), StoreId::default(), options.clone())
 }
