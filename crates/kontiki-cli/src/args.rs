@@ -4,5 +4,5 @@
 pub mod high;
 pub mod low;
 
-pub use high::{Condition, Export, HighArgs, Import, KeySpan, Scan, Source, Target, Task};
+pub use high::{BackupTo, Condition, Export, HighArgs, Import, KeySpan, Recover, Restore, Scan, Source, Target, Task};
 pub use low::{LogFormat, LowArgs, OutputFormat};

@@ -1,10 +1,13 @@
 //! What each command does. A command gets checked arguments and a connected client; it prints its result and nothing else.
 
+mod backup;
 mod cluster;
 mod export;
 mod import;
 mod keys;
 mod lines;
+mod recover;
+mod restore;
 mod server;
 
 use std::time::Duration;
@@ -36,6 +39,10 @@ pub async fn run(args: HighArgs) -> Result<(), Stop> {
             import::run(&connect().await?, output, opened).await
         }
         Task::Export(export) => export::run(&connect().await?, output, export).await,
+        Task::Backup(asked) => backup::run(&connect().await?, output, asked).await,
+        Task::VerifyBackup { dir, bases } => backup::verify(output, dir, bases).await,
+        Task::Restore(asked) => restore::run(output, asked).await,
+        Task::Recover(asked) => recover::run(output, asked).await,
         Task::Status => cluster::status(&connect().await?, output).await,
         Task::Partitions => cluster::partitions(&connect().await?, output).await,
         Task::Nodes => cluster::nodes(&connect().await?, output).await,

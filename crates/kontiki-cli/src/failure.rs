@@ -94,7 +94,7 @@ impl fmt::Display for Failure {
 pub fn exit_of(kind: ErrorKind) -> Exit {
     match kind {
         ErrorKind::ConditionFailed => Exit::NotFound,
-        ErrorKind::Invalid | ErrorKind::Version | ErrorKind::Config => Exit::Usage,
+        ErrorKind::Invalid | ErrorKind::Version | ErrorKind::HistoryChanged | ErrorKind::Config => Exit::Usage,
         ErrorKind::Unavailable | ErrorKind::Overloaded | ErrorKind::Stopped => Exit::Unavailable,
         // A session that is gone: whether the request was applied is not known any more.
         ErrorKind::Ambiguous | ErrorKind::Session => Exit::Ambiguous,
@@ -125,6 +125,7 @@ mod tests {
             (ErrorKind::ConditionFailed, 1),
             (ErrorKind::Invalid, 2),
             (ErrorKind::Version, 2),
+            (ErrorKind::HistoryChanged, 2),
             (ErrorKind::Unavailable, 3),
             (ErrorKind::Overloaded, 3),
             (ErrorKind::Stopped, 3),

@@ -16,12 +16,14 @@
 )]
 
 mod args;
+mod backup;
 mod checkpoint;
 mod commands;
 mod encoding;
 mod failure;
 mod log;
 mod output;
+mod rebuild;
 mod settings;
 mod values;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kontiki::{NodeId, PartitionId, ReadLevel, Token, Version};
+use kontiki::{ClusterId, NodeId, PartitionId, ReadLevel, Token, Version};
 
 /// A duration: `500ms`, `10s`, `2m`, or a bare number of seconds.
 pub fn duration(typed: &str) -> Result<Duration, String> {
@@ -55,10 +55,21 @@ pub fn level(typed: &str) -> Result<ReadLevel, String> {
     }
 }
 
-/// A token as text: `PARTITION@VERSION`, separated by commas.
+/// A token as text: `PARTITION@VERSION`, separated by commas, after `CLUSTER/` if that is known.
 pub fn token(typed: &str) -> Result<Token, String> {
     let mut token = Token::default();
-    for part in typed.split(',') {
+    let seen = match typed.split_once('/') {
+        None => typed,
+        Some((cluster, seen)) => {
+            let id = ClusterId::parse(cluster);
+            token.cluster =
+                Some(id.ok_or_else(|| {
+                    format!("`{cluster}` before the / is no cluster id (a UUID); `status --output json` shows it")
+                })?);
+            seen
+        }
+    };
+    for part in seen.split(',') {
         let parsed = part.split_once('@').and_then(|(at, version)| Some((partition(at).ok()?, version.parse().ok()?)));
         let Some((partition, version)) = parsed else {
             return Err(format!(
@@ -73,7 +84,8 @@ pub fn token(typed: &str) -> Result<Token, String> {
 /// As `token` reads it.
 pub fn show_token(token: &Token) -> String {
     let parts: Vec<_> = token.seen.iter().map(|(partition, version)| format!("{}@{version}", partition.0)).collect();
-    parts.join(",")
+    let cluster = token.cluster.map(|cluster| format!("{cluster}/")).unwrap_or_default();
+    cluster + &parts.join(",")
 }
 
 /// Bytes for people: `512 B`, `1.5 KiB`, `64.0 MiB`.
@@ -140,6 +152,9 @@ mod tests {
         expected.observe(PartitionId(2), Version(9));
         expected.observe(PartitionId(10), Version(11));
         assert_eq!(level("at-least:2@9,p10@11"), Ok(ReadLevel::AtLeast(expected.clone())));
+        assert_eq!(token(&show_token(&expected)), Ok(expected.clone()));
+        expected.cluster = Some(ClusterId([7; 16]));
+        assert_eq!(show_token(&expected), "07070707-0707-0707-0707-070707070707/2@9,10@11");
         assert_eq!(token(&show_token(&expected)), Ok(expected));
         for bad in [
             "",
@@ -150,6 +165,7 @@ mod tests {
             "at-least:2",
             "at-least:2@",
             "at-least:x@1",
+            "at-least:x/2@9",
             "snapshot:",
             "eventual",
             "linearizable:1",

@@ -113,8 +113,7 @@ impl Pager {
         self.left.range.start = resume.unwrap_or(cut.end);
         self.done = self.left.range.start.is_empty() || self.left.range.is_empty();
         self.client.observe(partition, seen);
-        let mut token = Token::default();
-        token.observe(partition, seen);
+        let token = self.client.token_of(partition, seen);
         let changes = changes.into_iter().map(|change| Change { key: user(&change.key), ..change }).collect();
         let resume = if self.done { None } else { convert::user_key(&self.left.range.start).ok() };
         Ok(ChangesPage { changes, resume, version, token })

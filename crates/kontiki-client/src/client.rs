@@ -9,8 +9,8 @@ use futures::future::join_all;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use kontiki_types::read::ReadData;
 use kontiki_types::{
-    CallError, Epoch, Error, ErrorKind, KeyRange, NamespaceId, NodeId, NodeInfo, Op, OpResult, PartitionId, PartitionMap,
-    ReadLevel, Reject, RequestId, Row, SessionId, Token, Version, Write, WriteReply, key, limits,
+    CallError, ClusterId, Epoch, Error, ErrorKind, KeyRange, NamespaceId, NodeId, NodeInfo, Op, OpResult, PartitionId,
+    PartitionMap, ReadLevel, Reject, RequestId, Row, SessionId, Token, Version, Write, WriteReply, key, limits,
 };
 use parking_lot::Mutex;
 
@@ -20,7 +20,7 @@ use crate::dial::{Dial, TcpDial};
 use crate::endpoint::Endpoint;
 use crate::options::ClientOptions;
 use crate::peers::{Connect, Peers};
-use crate::remote::{Remote, Unusable};
+use crate::remote::{KnownCluster, Remote, Unusable};
 use crate::router::{Attempts, Failure, Router};
 use crate::scan::{PageStream, ScanOptions, ScanStream};
 use crate::status::NodeStatus;
@@ -100,7 +100,7 @@ impl Client {
             Remote::new(addr, Arc::clone(&dial), &options)
                 .map_err(|error| Error::with_source(ErrorKind::Config, error.to_string(), error))?;
         }
-        let client = Self::new(None, seeds, remotes(dial, options.clone()), &options);
+        let client = Self::new(None, seeds, remotes(dial, options.clone(), KnownCluster::default()), &options);
         client.refresh_map().await?;
         Ok(client)
     }
@@ -109,7 +109,8 @@ impl Client {
     /// call. Must be used inside a tokio runtime. Options that make no sense are corrected to the defaults.
     pub fn embedded(node: NodeId, local: Arc<dyn Endpoint>, dial: Arc<dyn Dial>, options: ClientOptions) -> Self {
         let options = if options.check().is_ok() { options } else { ClientOptions::default() };
-        Self::new(Some((node, local)), Vec::new(), remotes(dial, options.clone()), &options)
+        let known = KnownCluster::is(local.cluster());
+        Self::new(Some((node, local)), Vec::new(), remotes(dial, options.clone(), known), &options)
     }
 
     pub(crate) fn new(
@@ -139,17 +140,23 @@ impl Client {
         self.shared.token.lock().observe(partition, version);
     }
 
+    /// A token that has seen this much, in this cluster.
+    pub(crate) fn token_of(&self, partition: PartitionId, version: Version) -> Token {
+        let mut token = Token { cluster: self.cluster(), ..Token::default() };
+        token.observe(partition, version);
+        token
+    }
+
     fn seen<T>(&self, partition: PartitionId, version: Version, age_ms: u64, value: T) -> Seen<T> {
         self.observe(partition, version);
-        let mut token = Token::default();
-        token.observe(partition, version);
+        let token = self.token_of(partition, version);
         Seen { value, token, age_ms }
     }
 }
 
-fn remotes(dial: Arc<dyn Dial>, options: ClientOptions) -> Connect {
+fn remotes(dial: Arc<dyn Dial>, options: ClientOptions, known: KnownCluster) -> Connect {
     Box::new(move |addr| match Remote::new(addr, Arc::clone(&dial), &options) {
-        Ok(remote) => Arc::new(remote),
+        Ok(remote) => Arc::new(remote.of(known.clone())),
         Err(error) => Arc::new(Unusable(error)),
     })
 }
@@ -183,7 +190,8 @@ impl Client {
     pub async fn batch_get_with(&self, keys: Vec<Bytes>, level: ReadLevel) -> Result<Seen<Vec<Option<Row>>>, Error> {
         let keys: Vec<Bytes> = keys.iter().map(|key| internal(key)).collect::<Result<_, _>>()?;
         limits::check_read(&kontiki_types::Read::Get { keys: keys.clone() })?;
-        let mut answer = Seen { value: vec![None; keys.len()], token: Token::default(), age_ms: 0 };
+        let mut answer =
+            Seen { value: vec![None; keys.len()], token: Token { cluster: self.cluster(), ..Token::default() }, age_ms: 0 };
         let mut left: Vec<usize> = (0..keys.len()).collect();
         let mut bytes = 0;
         let mut deadline = Attempts::new(self.timeout);
@@ -347,6 +355,7 @@ impl Client {
                 Err(Failure::Call(error)) => return Err(public(error)),
             };
             recuts = Attempts::new(self.timeout);
+            answer.token.cluster = self.cluster();
             let Some(OpResult::DeletedRange { count, resume }) = reply.results.into_iter().next() else {
                 return Err(Error::new(ErrorKind::Internal, "the node answered a range delete with another kind of result"));
             };
@@ -374,12 +383,21 @@ impl Client {
 impl Client {
     /// What this client has seen so far: for each partition the highest version that it read or wrote.
     pub fn token(&self) -> Token {
-        self.shared.token.lock().clone()
+        Token { cluster: self.cluster(), ..self.shared.token.lock().clone() }
     }
 
-    /// Adds what another client has seen, so that `ReadLevel::AtLeast(client.token())` covers it.
-    pub fn merge_token(&self, other: &Token) {
-        self.shared.token.lock().merge(other);
+    /// Adds what another client has seen, so that `ReadLevel::AtLeast(client.token())` covers it. `ErrorKind::HistoryChanged` if that was in
+    /// another cluster.
+    pub fn merge_token(&self, other: &Token) -> Result<(), Error> {
+        let mut token = self.shared.token.lock();
+        token.cluster = self.cluster();
+        Ok(token.merge(other)?)
+    }
+
+    /// The cluster that this client talks to; `None` before the first answer. It stays what it is: a cluster that takes the place of this one,
+    /// such as a restored one, refuses this client (`ErrorKind::HistoryChanged`).
+    pub fn cluster(&self) -> Option<ClusterId> {
+        self.router().peers.cluster()
     }
 
     /// The map as this client knows it; empty before the first call of an embedded client.

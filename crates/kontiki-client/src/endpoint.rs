@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use kontiki_types::command::Route;
 use kontiki_types::{
-    CallError, NodeId, PartitionId, PartitionMap, Read, ReadLevel, ReadReply, SessionId, Version, Write, WriteReply,
+    CallError, ClusterId, NodeId, PartitionId, PartitionMap, Read, ReadLevel, ReadReply, SessionId, Version, Write, WriteReply,
 };
 
 use crate::status::NodeStatus;
@@ -46,6 +46,11 @@ pub trait Endpoint: Send + Sync + 'static {
 
     /// Moves the leadership of a partition to another node (leader only).
     fn transfer_leader(&self, partition: PartitionId, to: NodeId, timeout: Duration) -> Answer<()>;
+
+    /// The cluster that it belongs to, as far as that is known without asking.
+    fn cluster(&self) -> Option<ClusterId> {
+        None
+    }
 
     /// Whether it is worth a try now. A remote node whose circuit breaker is open says no, and the router asks others first.
     fn is_reachable(&self) -> bool {

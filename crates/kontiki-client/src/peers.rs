@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use kontiki_types::{NodeId, PartitionMap};
+use kontiki_types::{ClusterId, NodeId, PartitionMap};
 use parking_lot::Mutex;
 
 use crate::endpoint::Endpoint;
@@ -35,6 +35,14 @@ impl Peers {
         match &self.local {
             Some((local, endpoint)) if *local == node => Some(Arc::clone(endpoint)),
             _ => map.node(node).map(|info| self.at(&info.addr)),
+        }
+    }
+
+    /// The cluster, once somebody has said which one it is.
+    pub(crate) fn cluster(&self) -> Option<ClusterId> {
+        match &self.local {
+            Some((_, endpoint)) => endpoint.cluster(),
+            None => self.by_addr.lock().values().find_map(|endpoint| endpoint.cluster()),
         }
     }
 

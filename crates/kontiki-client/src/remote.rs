@@ -1,20 +1,22 @@
 //! A node behind gRPC: one HTTP/2 connection, made when first needed, kept alive, made again when it dies; a circuit breaker in front.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper_util::rt::TokioIo;
 use kontiki_proto::v1::cluster_client::ClusterClient;
 use kontiki_proto::v1::kv_client::KvClient;
-use kontiki_proto::{convert, error, v1};
+use kontiki_proto::{CLUSTER_METADATA, convert, error, v1};
 use kontiki_types::command::Route;
 use kontiki_types::limits::MESSAGE_BYTES_MAX;
 use kontiki_types::{
-    CallError, NodeId, PartitionId, PartitionMap, Read, ReadLevel, ReadReply, Reject, SessionId, Version, Write, WriteReply,
+    CallError, ClusterId, NodeId, PartitionId, PartitionMap, Read, ReadLevel, ReadReply, Reject, SessionId, Version, Write,
+    WriteReply,
 };
 use parking_lot::Mutex;
 use tokio::time::Instant;
+use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Uri};
 use tonic::{Code, Request, Response, Status};
 use tower::service_fn;
@@ -30,6 +32,34 @@ const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 /// Bytes in flight on the connection, all streams together.
 const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 
+/// Which cluster a client talks to: learned from the first node that gives a map, and attached to every call from then on, so that a node of
+/// another cluster at the same address (a restored one, say) refuses instead of answering.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct KnownCluster(Arc<OnceLock<ClusterId>>);
+
+impl KnownCluster {
+    fn get(&self) -> Option<ClusterId> {
+        self.0.get().copied()
+    }
+
+    /// Known from the start.
+    pub(crate) fn is(cluster: Option<ClusterId>) -> Self {
+        let known = Self::default();
+        if let Some(cluster) = cluster {
+            let _ = known.0.set(cluster);
+        }
+        known
+    }
+
+    fn learn(&self, metadata: &MetadataMap) {
+        let said = metadata.get(CLUSTER_METADATA).and_then(|value| ClusterId::parse(value.to_str().ok()?));
+        if let Some(cluster) = said {
+            // The first one counts: any other refuses what is meant for it.
+            let _ = self.0.set(cluster);
+        }
+    }
+}
+
 /// One node behind gRPC.
 #[derive(Clone)]
 pub struct Remote {
@@ -39,6 +69,7 @@ pub struct Remote {
     breaker: Arc<Mutex<Breaker>>,
     /// Why it was not reached, the last time that it was not.
     unreached: Arc<Mutex<String>>,
+    known: KnownCluster,
 }
 
 impl Remote {
@@ -77,7 +108,23 @@ impl Remote {
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let cluster = ClusterClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let breaker = Arc::new(Mutex::new(Breaker::new(options.breaker_failures, options.breaker_open)));
-        Self { addr, kv, cluster, breaker, unreached: Arc::default() }
+        Self { addr, kv, cluster, breaker, unreached: Arc::default(), known: KnownCluster::default() }
+    }
+
+    /// The same node, as one of a cluster that others know too.
+    pub(crate) fn of(self, known: KnownCluster) -> Self {
+        Self { known, ..self }
+    }
+
+    /// A request with its deadline, and with the cluster that it is meant for.
+    fn request<T>(&self, message: T, timeout: Duration) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(timeout);
+        let known = self.known.get().and_then(|cluster| cluster.to_string().parse().ok());
+        if let Some(cluster) = known {
+            request.metadata_mut().insert(CLUSTER_METADATA, cluster);
+        }
+        request
     }
 
     /// Runs one call through the breaker and under its deadline. `applies`: it is a write, so silence is ambiguous.
@@ -146,12 +193,6 @@ fn with_addr(addr: &str, error: CallError) -> CallError {
     }
 }
 
-fn request<T>(message: T, timeout: Duration) -> Request<T> {
-    let mut request = Request::new(message);
-    request.set_timeout(timeout);
-    request
-}
-
 /// A key too large for an error's details was left out there; the index says which it was.
 fn with_key(error: CallError, write: &Write<Bytes>) -> CallError {
     match error {
@@ -169,7 +210,8 @@ impl Endpoint for Remote {
         Box::pin(async move {
             let message = convert::write_request(route, &write)?;
             let mut kv = this.kv.clone();
-            let call = async move { kv.write(request(message, timeout)).await.map(Response::into_inner) };
+            let request = this.request(message, timeout);
+            let call = async move { kv.write(request).await.map(Response::into_inner) };
             let response = this.call(timeout, true, call).await.map_err(|error| with_key(error, &write))?;
             convert::write_reply(response)
         })
@@ -180,7 +222,8 @@ impl Endpoint for Remote {
         Box::pin(async move {
             let message = v1::OpenSessionRequest { key: Bytes::new(), route: Some(convert::route_to(route)) };
             let mut kv = this.kv.clone();
-            let call = async move { kv.open_session(request(message, timeout)).await.map(Response::into_inner) };
+            let request = this.request(message, timeout);
+            let call = async move { kv.open_session(request).await.map(Response::into_inner) };
             Ok(convert::session(this.call(timeout, false, call).await?.session)?)
         })
     }
@@ -192,18 +235,21 @@ impl Endpoint for Remote {
             match read {
                 Read::Get { keys } if keys.len() == 1 => {
                     let message = convert::get_request(route, &level, &keys[0])?;
-                    let call = async move { kv.get(request(message, timeout)).await.map(Response::into_inner) };
+                    let request = this.request(message, timeout);
+                    let call = async move { kv.get(request).await.map(Response::into_inner) };
                     convert::reply_of_get(this.call(timeout, false, call).await?)
                 }
                 Read::Get { keys } => {
                     let message = convert::batch_get_request(route, &level, &keys)?;
-                    let call = async move { kv.batch_get(request(message, timeout)).await.map(Response::into_inner) };
+                    let request = this.request(message, timeout);
+                    let call = async move { kv.batch_get(request).await.map(Response::into_inner) };
                     convert::reply_of_batch_get(this.call(timeout, false, call).await?)
                 }
                 Read::Scan(scan) => {
                     let message = convert::scan_request(route, &level, &scan)?;
+                    let request = this.request(message, timeout);
                     let call = async move {
-                        let mut pages = kv.scan(request(message, timeout)).await?.into_inner();
+                        let mut pages = kv.scan(request).await?.into_inner();
                         pages.message().await?.ok_or_else(|| Status::unavailable("the stream ended without a page"))
                     };
                     convert::reply_of_scan(this.call(timeout, false, call).await?)
@@ -213,15 +259,17 @@ impl Endpoint for Remote {
                         return Err(Reject::invalid("changes are read at a snapshot version").into());
                     };
                     let message = convert::changes_request(route, at, &changes)?;
+                    let request = this.request(message, timeout);
                     let call = async move {
-                        let mut pages = kv.changes(request(message, timeout)).await?.into_inner();
+                        let mut pages = kv.changes(request).await?.into_inner();
                         pages.message().await?.ok_or_else(|| Status::unavailable("the stream ended without a page"))
                     };
                     convert::reply_of_changes(this.call(timeout, false, call).await?)
                 }
                 Read::Clock => {
                     let message = convert::clock_request(route, &level, Version::ZERO);
-                    let call = async move { kv.clock(request(message, timeout)).await.map(Response::into_inner) };
+                    let request = this.request(message, timeout);
+                    let call = async move { kv.clock(request).await.map(Response::into_inner) };
                     convert::reply_of_clock(this.call(timeout, false, call).await?)
                 }
             }
@@ -233,7 +281,8 @@ impl Endpoint for Remote {
         Box::pin(async move {
             let message = convert::clock_request(route, &ReadLevel::Linearizable, to);
             let mut kv = this.kv.clone();
-            let call = async move { kv.clock(request(message, timeout)).await.map(Response::into_inner) };
+            let request = this.request(message, timeout);
+            let call = async move { kv.clock(request).await.map(Response::into_inner) };
             Ok(convert::reply_of_clock(this.call(timeout, false, call).await?)?.clock)
         })
     }
@@ -242,9 +291,12 @@ impl Endpoint for Remote {
         let this = self.clone();
         Box::pin(async move {
             let mut cluster = this.cluster.clone();
-            let call =
-                async move { cluster.partitions(request(v1::PartitionsRequest {}, timeout)).await.map(Response::into_inner) };
-            convert::partition_map(this.call(timeout, false, call).await?)
+            let request = this.request(v1::PartitionsRequest {}, timeout);
+            let known = this.known.clone();
+            let call = async move { cluster.partitions(request).await };
+            let response = this.call(timeout, false, call).await?;
+            known.learn(response.metadata());
+            convert::partition_map(response.into_inner())
         })
     }
 
@@ -252,7 +304,8 @@ impl Endpoint for Remote {
         let this = self.clone();
         Box::pin(async move {
             let mut cluster = this.cluster.clone();
-            let call = async move { cluster.status(request(v1::StatusRequest {}, timeout)).await.map(Response::into_inner) };
+            let request = this.request(v1::StatusRequest {}, timeout);
+            let call = async move { cluster.status(request).await.map(Response::into_inner) };
             let status = this.call(timeout, false, call).await?.status;
             status.ok_or_else(|| Reject::invalid("the response carries no status"))?.try_into()
         })
@@ -263,9 +316,14 @@ impl Endpoint for Remote {
         Box::pin(async move {
             let message = v1::TransferLeaderRequest { partition_id: partition.0, to_node_id: to.0, local_only: true };
             let mut cluster = this.cluster.clone();
-            let call = async move { cluster.transfer_leader(request(message, timeout)).await.map(Response::into_inner) };
+            let request = this.request(message, timeout);
+            let call = async move { cluster.transfer_leader(request).await.map(Response::into_inner) };
             this.call(timeout, false, call).await.map(|_| ())
         })
+    }
+
+    fn cluster(&self) -> Option<ClusterId> {
+        self.known.get()
     }
 
     fn is_reachable(&self) -> bool {

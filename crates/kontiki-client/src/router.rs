@@ -32,6 +32,8 @@ use crate::status::NodeStatus;
 
 /// Free redirects in a row (a hint, a new map) before one is paced like a failure: two nodes may point at each other.
 const REDIRECTS_MAX: u32 = 3;
+/// So many failures to find somebody who serves, and the map is asked for again: its addresses may be those of before.
+const TURNS_PER_REFRESH: usize = 3;
 /// An endpoint ends within its timeout; one that does not is cut off this much later.
 const GRACE: Duration = Duration::from_millis(250);
 
@@ -318,6 +320,12 @@ impl Router {
             Action::Follow(None) | Action::Elsewhere => {
                 self.map.forget_leader(target.partition, target.node);
                 attempts.turn += 1;
+                // Nobody at the addresses that the map names would say that they have changed.
+                if attempts.turn.is_multiple_of(TURNS_PER_REFRESH)
+                    && let Err(error) = self.refresh(attempts, generation).await
+                {
+                    debug!(%error, "the map could not be refreshed");
+                }
                 self.pause(attempts, Duration::ZERO).await?;
             }
             Action::Wait(at_least) => self.pause(attempts, at_least).await?,

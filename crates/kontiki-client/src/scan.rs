@@ -227,8 +227,7 @@ impl Pager {
         };
         let resume = self.move_on(cut, resume, rows.len() as u64);
         self.client.observe(partition, seen);
-        let mut token = Token::default();
-        token.observe(partition, seen);
+        let token = self.client.token_of(partition, seen);
         Ok(Page { rows: rows.into_iter().map(user_row).collect(), resume, version, age_ms, token })
     }
 

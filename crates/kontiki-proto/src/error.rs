@@ -140,6 +140,7 @@ fn code_and_reason(error: &CallError) -> (Code, &'static str) {
             Reject::StaleEpoch { .. } => (Code::Aborted, "STALE_EPOCH"),
             Reject::VersionTooOld { .. } => (Code::OutOfRange, "VERSION_TOO_OLD"),
             Reject::VersionInFuture { .. } => (Code::OutOfRange, "VERSION_IN_FUTURE"),
+            Reject::OtherCluster { .. } => (Code::FailedPrecondition, "OTHER_CLUSTER"),
         },
         CallError::Retry(retry) => match retry {
             Retry::NotLeader { .. } => (Code::Unavailable, "NOT_LEADER"),

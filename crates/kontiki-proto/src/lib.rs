@@ -11,6 +11,9 @@
 //!
 //! **Invariant:** nothing here waits, connects or retries.
 
+/// The metadata by which a caller says which cluster it means, and by which `Cluster.Partitions` says which one it is: a UUID.
+pub const CLUSTER_METADATA: &str = "kontiki-cluster";
+
 pub mod convert;
 pub mod error;
 

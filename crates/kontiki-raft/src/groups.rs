@@ -319,7 +319,7 @@ impl Groups {
 /// Opens the log, unless it is gone while the replicas that wrote it are still here: without its votes and without the end of its
 /// entries they could help to lose what was acknowledged. A replica is recorded only after the log has begun, so that this is never a
 /// node that is new.
-fn open_log(
+pub(crate) fn open_log(
     disk: Arc<dyn Disk>,
     store: StoreId,
     options: LogOptions,

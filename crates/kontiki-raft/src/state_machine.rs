@@ -121,7 +121,7 @@ fn membership_of(entry: &Entry) -> Option<StoredMembership> {
 }
 
 /// An entry's stored forms, owned while the borrowed `machine::Entry` lives.
-struct Prepared {
+pub(crate) struct Prepared {
     index: u64,
     position: Bytes,
     membership: Option<Bytes>,
@@ -129,7 +129,7 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn new(entry: &Entry) -> Self {
+    pub(crate) fn new(entry: &Entry) -> Self {
         let (membership, command) = match &entry.payload {
             EntryPayload::Blank => (None, None),
             EntryPayload::Normal(payload) => (None, Some(payload.0.clone())),
@@ -138,7 +138,7 @@ impl Prepared {
         Self { index: entry.log_id.index, position: codec::encode_log_id(&entry.log_id), membership, command }
     }
 
-    fn as_entry(&self) -> machine::Entry<'_> {
+    pub(crate) fn as_entry(&self) -> machine::Entry<'_> {
         machine::Entry {
             index: self.index,
             position: &self.position,

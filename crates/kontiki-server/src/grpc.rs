@@ -12,6 +12,7 @@ use kontiki_types::{Error, ErrorKind};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -19,7 +20,7 @@ use tonic_health::server::HealthReporter;
 use crate::connection::Incoming;
 use crate::local::Local;
 use crate::metrics::Metrics;
-use crate::services::{ClusterService, KvService, PeerService};
+use crate::services::{ClusterService, KvService, PeerService, only_this_cluster};
 use crate::transport::{CONNECTION_WINDOW_BYTES, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, STREAM_WINDOW_BYTES};
 
 /// Calls at once on one connection: a peer has one append stream for each group it leads, and an embedded client many small calls.
@@ -48,14 +49,19 @@ impl Services {
         let reflection_v1 = reflection().build_v1().map_err(refused)?;
         // Tools of before 2023 know only this name of the same protocol.
         let reflection_v1alpha = reflection().build_v1alpha().map_err(refused)?;
-        let kv = KvServer::new(KvService::new(local.clone(), client.clone(), metrics.clone()));
-        let cluster = ClusterServer::new(ClusterService::new(local.clone(), client, metrics));
+        let only_this_cluster = only_this_cluster(local.clone());
+        let kv = KvServer::new(KvService::new(local.clone(), client.clone(), metrics.clone()))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let cluster = ClusterServer::new(ClusterService::new(local.clone(), client, metrics))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let peer = PeerServer::new(PeerService::new(local));
         let routes = Routes::new(health_service)
             .add_service(reflection_v1)
             .add_service(reflection_v1alpha)
-            .add_service(kv.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
-            .add_service(cluster.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
+            .add_service(InterceptedService::new(kv, only_this_cluster.clone()))
+            .add_service(InterceptedService::new(cluster, only_this_cluster))
             .add_service(
                 peer.max_decoding_message_size(PEER_MESSAGE_BYTES_MAX).max_encoding_message_size(PEER_MESSAGE_BYTES_MAX),
             );

@@ -26,6 +26,8 @@ pub const IDENTITY_FILE: &str = "IDENTITY";
 const NEW_FILE: &str = "IDENTITY.new";
 /// More than any identity: 64 members with long addresses.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+/// In a directory that is being restored or recovered, until it has an identity (docs/adr/0019).
+const UNFINISHED: &str = "restoring";
 /// What a fresh file system may hold on its own.
 const NOT_OURS_BUT_HARMLESS: [&str; 1] = ["lost+found"];
 /// The name space of cluster ids (UUID version 5).
@@ -56,6 +58,12 @@ impl Identity {
             found.check(dir.path(), options)?;
             return Ok(found);
         }
+        if entries.iter().any(|name| name == UNFINISHED) {
+            return Err(storage(format!(
+                "{} is not complete: a `kontiki restore` or `recover` into it was interrupted; run it again, it begins anew",
+                dir.path().display()
+            )));
+        }
         let foreign = entries.iter().find(|name| *name != NEW_FILE && !NOT_OURS_BUT_HARMLESS.contains(&name.as_str()));
         if let Some(name) = foreign {
             return Err(storage(format!(
@@ -67,6 +75,11 @@ impl Identity {
         let identity = Self::new(options, seed);
         write(dir, &identity)?;
         Ok(identity)
+    }
+
+    /// Reads the identity of a directory that is there.
+    pub(crate) fn load(dir: &dyn DataDir) -> Result<Self, Error> {
+        read(dir)
     }
 
     fn new(options: &NodeOptions, seed: u64) -> Self {

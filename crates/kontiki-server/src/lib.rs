@@ -28,6 +28,7 @@ mod local;
 mod map;
 mod metrics;
 mod node;
+pub mod offline;
 mod options;
 mod reconcile;
 mod running;

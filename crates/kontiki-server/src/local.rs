@@ -20,8 +20,8 @@ use kontiki_raft::{Group, Groups};
 use kontiki_storage::engine::Engine;
 use kontiki_types::command::Route;
 use kontiki_types::{
-    Bytes, CallError, Fault, NodeId, NodeInfo, PartitionId, PartitionMap, Read, ReadLevel, ReadReply, Reject, Retry, SessionId,
-    Version, Write, WriteReply, limits,
+    Bytes, CallError, ClusterId, Fault, NodeId, NodeInfo, PartitionId, PartitionMap, Read, ReadLevel, ReadReply, Reject, Retry,
+    SessionId, Version, Write, WriteReply, limits,
 };
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
@@ -259,6 +259,15 @@ impl Local {
         Ok(group)
     }
 
+    /// Whether this is the cluster that the caller means, if they say so.
+    pub(crate) fn check_cluster(&self, asked: Option<ClusterId>) -> Result<(), Reject> {
+        let here = self.identity().cluster;
+        match asked {
+            Some(asked) if asked != here => Err(Reject::OtherCluster { asked, here }),
+            _ => Ok(()),
+        }
+    }
+
     async fn write_now(&self, route: Route, mut write: Write<Bytes>) -> Result<WriteReply, CallError> {
         limits::check_write(&write)?;
         let _admitted = self.admission().write(write.size_bytes())?;
@@ -269,6 +278,9 @@ impl Local {
 
     async fn read_now(&self, route: Route, level: &ReadLevel, read: &Read, wait: Duration) -> Result<ReadReply, CallError> {
         limits::check_read(read)?;
+        if let ReadLevel::AtLeast(token) = level {
+            self.check_cluster(token.cluster)?;
+        }
         let _admitted = self.admission().read(read)?;
         self.group(route)?.read(level, read, wait).await
     }
@@ -330,6 +342,10 @@ impl Endpoint for Local {
 
     fn status(&self, _: Duration) -> Answer<NodeStatus> {
         std::future::ready(Ok(self.now())).boxed()
+    }
+
+    fn cluster(&self) -> Option<ClusterId> {
+        Some(self.identity().cluster)
     }
 
     fn transfer_leader(&self, partition: PartitionId, to: NodeId, timeout: Duration) -> Answer<()> {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use thiserror::Error as ThisError;
 
-use crate::id::{NodeId, PartitionId};
+use crate::id::{ClusterId, NodeId, PartitionId};
 use crate::key;
 use crate::partition::Descriptor;
 use crate::session::SessionId;
@@ -104,6 +104,17 @@ pub enum Reject {
         version: Version,
         /// The newest here.
         newest: Version,
+    },
+    /// The caller means another cluster: this one was restored or recovered since, or the address belongs to another one now.
+    #[error(
+        "this is the cluster {here}, and the request is meant for {asked}: the cluster was restored or recovered since, or the address is that of \
+         another one; connect anew, and forget the tokens, versions and sessions of before"
+    )]
+    OtherCluster {
+        /// The cluster that the caller or their token knows.
+        asked: ClusterId,
+        /// The one that answers.
+        here: ClusterId,
     },
 }
 
@@ -276,6 +287,8 @@ pub enum ErrorKind {
     Session,
     /// A version outside of what is kept.
     Version,
+    /// The cluster is not the one that the client, or its token, has known: its history is another. Connect anew and decide anew.
+    HistoryChanged,
     /// No answer in time, and certainly not applied.
     Unavailable,
     /// A bound was reached, and certainly not applied; come back later.
@@ -300,6 +313,7 @@ impl ErrorKind {
             Self::Invalid => "invalid",
             Self::Session => "session",
             Self::Version => "version",
+            Self::HistoryChanged => "history_changed",
             Self::Unavailable => "unavailable",
             Self::Overloaded => "overloaded",
             Self::Ambiguous => "ambiguous",
@@ -385,6 +399,7 @@ impl From<CallError> for Error {
                 Reject::SessionExpired { .. } | Reject::SessionConflict { .. } => ErrorKind::Session,
                 Reject::StaleEpoch { .. } => ErrorKind::Unavailable,
                 Reject::VersionTooOld { .. } | Reject::VersionInFuture { .. } => ErrorKind::Version,
+                Reject::OtherCluster { .. } => ErrorKind::HistoryChanged,
             },
             CallError::Retry(Retry::Overloaded { .. }) => ErrorKind::Overloaded,
             CallError::Retry(_) => ErrorKind::Unavailable,

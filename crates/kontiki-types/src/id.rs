@@ -72,6 +72,16 @@ macro_rules! uuid_id {
             }
         }
 
+        impl $name {
+            /// Reads what is printed: 32 hex digits, dashes between them.
+            pub fn parse(text: &str) -> Option<Self> {
+                let digits: Vec<u32> = text.chars().filter(|c| *c != '-').map(|c| c.to_digit(16)).collect::<Option<_>>()?;
+                let (pairs, rest) = digits.as_chunks::<2>();
+                let bytes: Vec<u8> = pairs.iter().map(|[high, low]| (high << 4 | low) as u8).collect();
+                if rest.is_empty() { bytes.try_into().ok().map(Self) } else { None }
+            }
+        }
+
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 fmt::Display::fmt(self, f)
@@ -99,5 +109,15 @@ mod tests {
         assert_eq!(PartitionId::SYSTEM.to_string(), "p1");
         let id = ClusterId([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
         assert_eq!(id.to_string(), "00010203-0405-0607-0809-0a0b0c0d0e0f");
+        assert_eq!(ClusterId::parse(&id.to_string()), Some(id));
+        for bad in [
+            "",
+            "0",
+            "00010203-0405-0607-0809-0a0b0c0d0e0",
+            "00010203-0405-0607-0809-0a0b0c0d0e0f0f",
+            "x0010203-0405-0607-0809-0a0b0c0d0e0f",
+        ] {
+            assert_eq!(ClusterId::parse(bad), None, "{bad}");
+        }
     }
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::id::PartitionId;
+use crate::error::Reject;
+use crate::id::{ClusterId, PartitionId};
 use crate::key::KeyRange;
 use crate::version::Version;
 
@@ -136,6 +137,8 @@ pub enum ReadData {
 pub struct Token {
     /// Highest version seen, by partition.
     pub seen: BTreeMap<PartitionId, Version>,
+    /// The cluster in which it was seen; `None`: not known. In another one it means nothing, and is refused.
+    pub cluster: Option<ClusterId>,
 }
 
 impl Token {
@@ -145,11 +148,18 @@ impl Token {
         *seen = version.max(*seen);
     }
 
-    /// Adds everything another token has seen.
-    pub fn merge(&mut self, other: &Self) {
+    /// Adds everything another token has seen. Refused if that was in another cluster.
+    pub fn merge(&mut self, other: &Self) -> Result<(), Reject> {
+        if let (Some(here), Some(asked)) = (self.cluster, other.cluster)
+            && here != asked
+        {
+            return Err(Reject::OtherCluster { asked, here });
+        }
+        self.cluster = self.cluster.or(other.cluster);
         for (partition, version) in &other.seen {
             self.observe(*partition, *version);
         }
+        Ok(())
     }
 
     /// What must have been applied at `partition`; `Version::ZERO` if the token says nothing of it.

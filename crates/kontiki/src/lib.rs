@@ -43,10 +43,10 @@ pub use kontiki_client::{
     PartitionStatus, ScanOptions, ScanStream, Seen, TcpDial, WriteBatch,
 };
 pub use kontiki_server::{
-    AdmissionOptions, LISTEN_ANYWHERE, LogOptions, Node, NodeBuilder, NodeOptions, RaftOptions, RocksOptions, env,
+    AdmissionOptions, LISTEN_ANYWHERE, LogOptions, Node, NodeBuilder, NodeOptions, RaftOptions, RocksOptions, env, offline,
 };
 pub use kontiki_types::{
-    Bytes, CallError, ClusterId, Descriptor, Epoch, Error, ErrorKind, KeyRange, NamespaceId, NodeId, NodeInfo, OpResult,
+    Bytes, CallError, Change, ClusterId, Descriptor, Epoch, Error, ErrorKind, KeyRange, NamespaceId, NodeId, NodeInfo, OpResult,
     PartitionId, PartitionMap, ReadLevel, Reject, Replica, ReplicaId, RequestId, Row, SessionId, StoreId, Token, Version,
     WriteReply, key, limits,
 };

@@ -239,7 +239,7 @@ impl Door {
         let many = v1::BatchGetRequest { keys, ..Default::default() };
         large(kv.batch_get(many).await.map(|_| ()), "keys of one batch get is 4097, the limit is 4096");
         let seen = (0..4097).map(|partition| (partition, 1)).collect();
-        let level = Some(v1::ReadLevel { level: Some(v1::read_level::Level::AtLeast(v1::Token { seen })) });
+        let level = Some(v1::ReadLevel { level: Some(v1::read_level::Level::AtLeast(v1::Token { seen, ..Default::default() })) });
         let get = v1::GetRequest { key: key.clone(), level, route: None };
         large(kv.get(get).await.map(|_| ()), "partitions named by a token is 4097, the limit is 4096");
     }

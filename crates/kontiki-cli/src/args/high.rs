@@ -8,11 +8,12 @@ use bytes::Bytes;
 use kontiki::{NodeId, PartitionId, ReadLevel, Version, key};
 
 use super::low::{
-    Command, ConditionArgs, DeleteArgs, ExportArgs, ImportArgs, LogFormat, LowArgs, OutputFormat, PutArgs, RangeArgs,
+    BackupArgs, BackupCommand, Command, ConditionArgs, DeleteArgs, ExportArgs, ImportArgs, LogFormat, LowArgs, OutputFormat,
+    PutArgs, RangeArgs, RecoverArgs, VerifyArgs,
 };
 use crate::encoding::Encoding;
 use crate::failure::Failure;
-use crate::settings::ServerSettings;
+use crate::settings::{Cut, ServerSettings};
 
 /// What a server logs if it is not told. openraft tells at `info` every step of every group.
 const SERVER_LOG: &str = "info,openraft=error";
@@ -76,6 +77,19 @@ pub enum Task {
     Import(Import),
     /// Write rows to a file.
     Export(Export),
+    /// Make a backup.
+    Backup(BackupTo),
+    /// Check a backup.
+    VerifyBackup {
+        /// Where it is.
+        dir: PathBuf,
+        /// Where those that it continues are.
+        bases: Vec<PathBuf>,
+    },
+    /// A new cluster from a backup.
+    Restore(Restore),
+    /// A new cluster from what is left of one.
+    Recover(Recover),
     /// How nodes do.
     Status,
     /// The partitions.
@@ -134,6 +148,47 @@ pub struct Export {
     pub span: KeySpan,
     /// The promise.
     pub level: ReadLevel,
+}
+
+/// Which backup to make.
+#[derive(Debug)]
+pub struct BackupTo {
+    /// Its directory.
+    pub to: PathBuf,
+    /// What it continues.
+    pub base: Option<PathBuf>,
+    /// Bytes of a part, if not as many as usual.
+    pub part_bytes: Option<u64>,
+}
+
+/// Which cluster to build from which backup.
+#[derive(Debug)]
+pub struct Restore {
+    /// The backup.
+    pub from: PathBuf,
+    /// Where those that it continues are.
+    pub bases: Vec<PathBuf>,
+    /// The new data directory.
+    pub data: PathBuf,
+    /// How it is cut; `None`: as the old one was.
+    pub cut: Option<Cut>,
+    /// The new cluster's name.
+    pub cluster_name: String,
+}
+
+/// Which cluster to build from what is left of which.
+#[derive(Debug)]
+pub struct Recover {
+    /// The directories that are left.
+    pub from: Vec<PathBuf>,
+    /// The new data directory.
+    pub to: PathBuf,
+    /// Also of a healthy cluster.
+    pub force: bool,
+    /// Also if keys are gone.
+    pub accept_loss: bool,
+    /// The new cluster's name; `None`: that of the old one.
+    pub cluster_name: Option<String>,
 }
 
 /// Where a value comes from.
@@ -241,12 +296,36 @@ fn task(command: Command, encoding: Encoding) -> Result<Task, Failure> {
         }),
         Command::Import(args) => import(args),
         Command::Export(args) => export(args, encoding)?,
+        Command::Backup(args) => backup(args)?,
+        Command::Restore(args) => Task::Restore(Restore {
+            cut: cut(args.partitions, args.boundaries, encoding)?,
+            from: args.from,
+            bases: args.base,
+            data: args.data,
+            cluster_name: args.cluster_name,
+        }),
+        Command::Recover(RecoverArgs { from, to, force, accept_loss, cluster_name }) => {
+            Task::Recover(Recover { from, to, force, accept_loss, cluster_name })
+        }
         Command::Status => Task::Status,
         Command::Partitions => Task::Partitions,
         Command::Nodes => Task::Nodes,
         Command::TransferLeader(args) => Task::TransferLeader { partition: args.partition, node: args.node },
         Command::Completions { shell } => Task::Completions(shell),
     })
+}
+
+fn backup(args: BackupArgs) -> Result<Task, Failure> {
+    match (args.to, args.other) {
+        (_, Some(BackupCommand::Verify(VerifyArgs { dir, base }))) => Ok(Task::VerifyBackup { dir, bases: base }),
+        (Some(to), None) => Ok(Task::Backup(BackupTo { to, base: args.base, part_bytes: args.part_bytes })),
+        (None, None) => Err(Failure::usage("say where the backup goes: --to DIR")),
+    }
+}
+
+fn cut(partitions: Option<u32>, boundaries: Option<Vec<String>>, encoding: Encoding) -> Result<Option<Cut>, Failure> {
+    let Some(typed) = boundaries else { return Ok(partitions.map(Cut::Even)) };
+    Ok(Some(Cut::At(typed.iter().map(|key| encoding.decode("boundary", key)).collect::<Result<_, _>>()?)))
 }
 
 fn key_of(typed: &str, encoding: Encoding) -> Result<Bytes, Failure> {

@@ -146,6 +146,12 @@ pub enum Command {
     Import(ImportArgs),
     /// Write rows as JSON lines: one snapshot, in key order
     Export(ExportArgs),
+    /// Write one snapshot of all partitions into a directory, while the cluster serves; or check one that was written
+    Backup(BackupArgs),
+    /// Build the data directory of a new cluster from a backup
+    Restore(RestoreArgs),
+    /// Build the data directory of a new cluster from what is left of one that has lost its majority
+    Recover(RecoverArgs),
     /// Show how each node does
     Status,
     /// Show the partitions: what each holds, who leads it, how far its replicas are
@@ -348,6 +354,98 @@ pub struct ExportArgs {
     pub level: LevelArgs,
 }
 
+/// Arguments of `backup`.
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "\
+A backup that was interrupted goes on where it was, if the same command is run again. A directory is a backup once it holds the file \
+MANIFEST. Keep the base of an incremental backup: it cannot be restored without."
+)]
+pub struct BackupArgs {
+    /// The directory to write into: new, empty, or that of an interrupted backup
+    #[arg(long, value_name = "DIR", required = true)]
+    pub to: Option<PathBuf>,
+    /// Only what was written since this backup, which may be an incremental one itself
+    #[arg(long, value_name = "DIR")]
+    pub base: Option<PathBuf>,
+    /// Bytes after which a part is ended: what an interruption costs
+    #[arg(long, value_name = "BYTES", hide = true)]
+    pub part_bytes: Option<u64>,
+    /// Something else about backups.
+    #[command(subcommand)]
+    pub other: Option<BackupCommand>,
+}
+
+/// What else there is to do about backups.
+#[derive(Debug, Subcommand)]
+pub enum BackupCommand {
+    /// Read a backup, and all that it continues, back: every byte is checked
+    Verify(VerifyArgs),
+}
+
+/// Arguments of `backup verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The backup
+    pub dir: PathBuf,
+    /// Where a backup that it continues lies now, if it has moved; may be given several times
+    #[arg(long, value_name = "DIR")]
+    pub base: Vec<PathBuf>,
+}
+
+/// Arguments of `restore`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The new cluster has one node, number 1, and an id of its own: clients and tokens of the old one are refused. Start it with `kontiki server \
+--data DIR`, and let other nodes join it. A restore that was interrupted leaves a directory in which no node starts; the same command \
+begins it anew.")]
+pub struct RestoreArgs {
+    /// The backup
+    #[arg(long, value_name = "DIR")]
+    pub from: PathBuf,
+    /// Where a backup that it continues lies now, if it has moved; may be given several times
+    #[arg(long, value_name = "DIR")]
+    pub base: Vec<PathBuf>,
+    /// The new data directory: new or empty
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Into how many even parts the new cluster cuts its keys [default: cut as the old one was]
+    #[arg(long, value_name = "N", conflicts_with = "boundaries", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub partitions: Option<u32>,
+    /// The keys at which the new cluster cuts; typed as --encoding says
+    #[arg(long, value_delimiter = ',', value_name = "KEY")]
+    pub boundaries: Option<Vec<String>>,
+    /// The new cluster's name
+    #[arg(long, default_value = "kontiki", value_name = "NAME")]
+    pub cluster_name: String,
+}
+
+/// Arguments of `recover`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+For a cluster that has lost the majority of a partition's replicas for good. Of each partition the replica with the newest log is taken, to \
+the end of its log. What only the lost nodes knew is lost; what that may be is printed. The directories are locked while they are copied, \
+and are not changed. The new cluster has an id of its own: clients, tokens and nodes of the old one are refused.")]
+pub struct RecoverArgs {
+    /// The data directory of a node that is left; its node must not run. Give all of them
+    #[arg(long, value_name = "DIR", required = true)]
+    pub from: Vec<PathBuf>,
+    /// The data directory of the new cluster: new or empty
+    #[arg(long, value_name = "DIR")]
+    pub to: PathBuf,
+    /// Go on although every partition has its majority here, so that the cluster could go on by itself
+    #[arg(long)]
+    pub force: bool,
+    /// Go on although of some keys no replica is left: they are then gone
+    #[arg(long)]
+    pub accept_loss: bool,
+    /// The new cluster's name [default: that of the old one]
+    #[arg(long, value_name = "NAME")]
+    pub cluster_name: Option<String>,
+}
+
 /// Arguments of `transfer-leader`.
 #[derive(Debug, Args)]
 pub struct TransferLeaderArgs {
@@ -415,6 +513,14 @@ mod tests {
             "get k --level eventual",
             "get k --timeout 0",
             "transfer-leader 0 1",
+            "backup",
+            "backup --base b",
+            "backup verify",
+            "backup --to d verify e",
+            "restore --from b",
+            "restore --from b --data d --partitions 2 --boundaries m",
+            "restore --from b --data d --partitions 0",
+            "recover --to d",
             "server --partitions 2 --boundaries m",
         ] {
             let typed = std::iter::once("kontiki").chain(line.split(' '));

@@ -42,7 +42,7 @@ fn aim_of(level: &ReadLevel) -> Aim {
 fn level_for(level: &ReadLevel, partition: PartitionId) -> ReadLevel {
     match level {
         ReadLevel::AtLeast(token) => {
-            let mut part = Token::default();
+            let mut part = Token { cluster: token.cluster, ..Token::default() };
             if let Some(version) = token.seen.get(&partition) {
                 part.observe(partition, *version);
             }

@@ -270,7 +270,7 @@ async fn the_token_gathers_what_was_read_and_written() {
     client.get("z").await.expect("read");
     assert_eq!(client.token().at(PartitionId(3)).0, cluster.state().partitions[&PartitionId(3)].clock);
     let other = cluster.client(options());
-    other.merge_token(&client.token());
+    other.merge_token(&client.token()).expect("of one cluster");
     assert_eq!(other.token(), client.token());
 }
 
@@ -359,4 +359,20 @@ async fn changes_are_of_one_version_over_all_partitions_and_go_on_over_a_split()
     assert_eq!(rest.iter().map(|page| page.changes.len()).sum::<usize>(), 3, "nothing twice, nothing left out, nothing newer");
     let part = ChangesOptions::after(before).range("d", "i");
     assert_eq!(changes(&client, part).await.0, ["d=new", "g removed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_map_whose_addresses_are_dead_is_asked_for_again() {
+    let cluster = Cluster::new(&[]);
+    let client = cluster.client(options());
+    client.put("k", "v").await.expect("written");
+    let maps = cluster.state().maps_given;
+    cluster.state().down.extend([NodeId(1), NodeId(2)]);
+    let reading = tokio::spawn({
+        let client = client.clone();
+        async move { client.get("k").await }
+    });
+    cluster.until(|cluster| cluster.state().maps_given > maps).await;
+    cluster.state().down.clear();
+    reading.await.expect("no panic").expect("read");
 }

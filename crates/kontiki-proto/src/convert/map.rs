@@ -75,12 +75,7 @@ fn range_text(range: &KeyRange) -> String {
 
 /// Reads a UUID in text form; hyphens may be left out.
 pub fn parse_uuid(text: &str) -> Option<[u8; 16]> {
-    let digits: Vec<u32> = text.chars().filter(|c| *c != '-').map(|c| c.to_digit(16)).collect::<Option<_>>()?;
-    let bytes: Vec<u8> = digits
-        .chunks(2)
-        .map(|pair| if let [high, low] = pair { Some((high << 4 | low) as u8) } else { None })
-        .collect::<Option<_>>()?;
-    bytes.try_into().ok()
+    StoreId::parse(text).map(|id| id.0)
 }
 
 /// A store id as text; empty: none.

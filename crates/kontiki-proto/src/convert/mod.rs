@@ -14,7 +14,9 @@ mod write;
 use bytes::Bytes;
 use kontiki_types::command::Route;
 use kontiki_types::limits::TOKEN_PARTITIONS_MAX;
-use kontiki_types::{Epoch, KeyRange, NamespaceId, NodeId, PartitionId, Reject, RequestId, SessionId, Token, Version, key};
+use kontiki_types::{
+    ClusterId, Epoch, KeyRange, NamespaceId, NodeId, PartitionId, Reject, RequestId, SessionId, Token, Version, key,
+};
 
 pub use map::{
     descriptor, descriptor_to, node_info, node_info_to, parse_uuid, partition_map, partitions_response, store_id, store_id_text,
@@ -138,12 +140,20 @@ pub fn token(token: v1::Token) -> Result<Token, Reject> {
         });
     }
     let seen = token.seen.into_iter().map(|(partition, version)| (PartitionId(partition), Version(version)));
-    Ok(Token { seen: seen.collect() })
+    let cluster = match token.cluster_id.as_str() {
+        "" => None,
+        text => {
+            let id = ClusterId::parse(text);
+            Some(id.ok_or_else(|| Reject::invalid(format!("the token's cluster id `{text}` is not a UUID")))?)
+        }
+    };
+    Ok(Token { seen: seen.collect(), cluster })
 }
 
 /// A token, to the wire.
 pub fn token_to(token: &Token) -> v1::Token {
-    v1::Token { seen: token.seen.iter().map(|(partition, version)| (partition.0, version.0)).collect() }
+    let cluster_id = token.cluster.map(|cluster| cluster.to_string()).unwrap_or_default();
+    v1::Token { seen: token.seen.iter().map(|(partition, version)| (partition.0, version.0)).collect(), cluster_id }
 }
 
 /// The header of an answer that one partition gave to a routed call.

@@ -76,7 +76,8 @@ fn level() -> impl Strategy<Value = ReadLevel> {
     let seen = proptest::collection::btree_map(any::<u64>().prop_map(PartitionId), version(), 0..4);
     prop_oneof![
         Just(ReadLevel::Linearizable),
-        seen.prop_map(|seen| ReadLevel::AtLeast(Token { seen })),
+        (seen, proptest::option::of(any::<[u8; 16]>()))
+            .prop_map(|(seen, cluster)| ReadLevel::AtLeast(Token { seen, cluster: cluster.map(ClusterId) })),
         any::<u64>().prop_map(|age_ms_max| ReadLevel::BoundedStale { age_ms_max }),
         version().prop_map(ReadLevel::Snapshot),
     ]
@@ -235,7 +236,7 @@ fn bad_requests_are_named() {
     let many = v1::BatchGetRequest { keys: vec![key; 4097], ..Default::default() };
     assert!(read_of_batch_get(many).expect_err("refused").to_string().contains("is 4097, the limit is 4096"));
     let seen = (0..5000).map(|id| (id, 1)).collect();
-    assert!(token(v1::Token { seen }).expect_err("refused").to_string().contains("the limit is 4096"));
+    assert!(token(v1::Token { seen, ..Default::default() }).expect_err("refused").to_string().contains("the limit is 4096"));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::io;
 
 use kontiki_types::{
-    Ambiguous, Bytes, CallError, Fault, NamespaceId, NodeId, PartitionId, Reject, Retry, SessionId, Version, key,
+    Ambiguous, Bytes, CallError, ClusterId, Fault, NamespaceId, NodeId, PartitionId, Reject, Retry, SessionId, Version, key,
 };
 
 use super::{Keys, clip};
@@ -69,6 +69,9 @@ fn encode_reject(reject: &Reject, keys: Keys) -> Detail {
         }
         Reject::VersionInFuture { version, newest } => {
             Detail::VersionInFuture(v1::VersionInFuture { version: version.0, newest: newest.0 })
+        }
+        Reject::OtherCluster { asked, here } => {
+            Detail::OtherCluster(v1::OtherCluster { asked_cluster_id: asked.to_string(), here_cluster_id: here.to_string() })
         }
     }
 }
@@ -166,6 +169,11 @@ fn decode_reject(detail: Detail) -> Result<Option<Reject>, Detail> {
         },
         Detail::VersionTooOld(wire) => Reject::VersionTooOld { version: Version(wire.version), oldest: Version(wire.oldest) },
         Detail::VersionInFuture(wire) => Reject::VersionInFuture { version: Version(wire.version), newest: Version(wire.newest) },
+        Detail::OtherCluster(wire) => {
+            let ids = (ClusterId::parse(&wire.asked_cluster_id), ClusterId::parse(&wire.here_cluster_id));
+            let (Some(asked), Some(here)) = ids else { return Ok(None) };
+            Reject::OtherCluster { asked, here }
+        }
         other => return Err(other),
     }))
 }

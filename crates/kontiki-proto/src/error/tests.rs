@@ -1,7 +1,7 @@
 //! Errors survive the wire: every kind comes back as it was sent, in the code that gRPC users expect.
 
 use kontiki_types::partition::initial_partitions;
-use kontiki_types::{Ambiguous, Bytes, NamespaceId, NodeId, PartitionId, SessionId, Version};
+use kontiki_types::{Ambiguous, Bytes, ClusterId, NamespaceId, NodeId, PartitionId, SessionId, Version};
 use proptest::option;
 use proptest::prelude::*;
 use tonic_types::StatusExt;
@@ -50,6 +50,8 @@ fn reject() -> impl Strategy<Value = Reject> {
         }),
         (version(), version()).prop_map(|(version, oldest)| Reject::VersionTooOld { version, oldest }),
         (version(), version()).prop_map(|(version, newest)| Reject::VersionInFuture { version, newest }),
+        (any::<[u8; 16]>(), any::<[u8; 16]>())
+            .prop_map(|(asked, here)| Reject::OtherCluster { asked: ClusterId(asked), here: ClusterId(here) }),
     ]
 }
 
@@ -110,6 +112,7 @@ fn codes_and_reasons_are_what_the_proto_file_says() {
         Reject::StaleEpoch { partition, descriptors: vec![] }.into(),
         Reject::VersionTooOld { version: Version(1), oldest: Version(2) }.into(),
         Reject::VersionInFuture { version: Version(2), newest: Version(1) }.into(),
+        Reject::OtherCluster { asked: ClusterId([1; 16]), here: ClusterId([2; 16]) }.into(),
         Retry::NotLeader { partition, leader: None }.into(),
         Retry::UnknownPartition { partition }.into(),
         CallError::unavailable("x"),

@@ -109,6 +109,13 @@ fn a_directory_of_something_else_is_left_alone() {
 }
 
 #[test]
+fn an_interrupted_restore_is_no_new_directory() {
+    let dir = SimulatedDir::new(1);
+    dir.disk.open("restoring", true).expect("made");
+    refused(dir.open(&lone()), &["/simulated is not complete", "run it again"]);
+}
+
+#[test]
 fn a_newer_format_and_every_flipped_bit_are_noticed() {
     let dir = SimulatedDir::new(1);
     let identity = dir.open(&three()).expect("new");

@@ -3,7 +3,7 @@
 use kontiki_client::Client;
 use kontiki_proto::v1;
 use kontiki_proto::v1::cluster_server::Cluster;
-use kontiki_proto::{convert, error};
+use kontiki_proto::{CLUSTER_METADATA, convert, error};
 use kontiki_types::{NodeId, PartitionId};
 use tonic::{Request, Response, Status};
 
@@ -59,7 +59,11 @@ impl Cluster for ClusterService {
 
     async fn partitions(&self, _: Request<v1::PartitionsRequest>) -> Result<Response<v1::PartitionsResponse>, Status> {
         let map = self.local.map_copy().current();
-        let result = Ok(Response::new(convert::partitions_response(&map, &self.local.leaders())));
+        let mut response = Response::new(convert::partitions_response(&map, &self.local.leaders()));
+        if let Ok(cluster) = self.local.identity().cluster.to_string().parse() {
+            response.metadata_mut().insert(CLUSTER_METADATA, cluster);
+        }
+        let result = Ok(response);
         self.metrics.grpc("Cluster/Partitions", &result);
         result
     }

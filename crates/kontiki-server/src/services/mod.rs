@@ -7,9 +7,27 @@ mod peer;
 
 use std::time::Duration;
 
+use kontiki_proto::{CLUSTER_METADATA, error};
+use kontiki_types::{ClusterId, Reject};
+
 pub(crate) use cluster::ClusterService;
 pub(crate) use kv::KvService;
 pub(crate) use peer::PeerService;
+
+use crate::local::Local;
+
+/// Refuses callers who mean another cluster, before anything is looked at.
+pub(crate) fn only_this_cluster(local: Local) -> impl tonic::service::Interceptor + Clone {
+    move |request: tonic::Request<()>| {
+        let Some(said) = request.metadata().get(CLUSTER_METADATA) else { return Ok(request) };
+        let asked = said.to_str().ok().and_then(ClusterId::parse);
+        let asked = asked.ok_or_else(|| {
+            Reject::invalid(format!("the metadata {CLUSTER_METADATA} is not a UUID; give the cluster's id or leave it out"))
+        });
+        let checked = asked.and_then(|asked| local.check_cluster(Some(asked)));
+        checked.map(|()| request).map_err(|reject| error::to_status(&reject.into()))
+    }
+}
 
 /// A caller who states no deadline gets this much time.
 const DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
