@@ -50,7 +50,7 @@ pub use groups::{Groups, GroupsConfig, LogStats};
 pub use identity::{Member, Members, Suspicion};
 pub use log_queue::LogWriter;
 pub use membership::{GroupMembership, MembershipSeen};
-pub use offline::{FoundReplica, LogEnd, Offline};
+pub use offline::{FoundReplica, LogEnd, Looked, Offline};
 pub use options::RaftOptions;
 pub use status::GroupStatus;
 pub use transport::{Envelope, Refusal, Transport, TransportError};

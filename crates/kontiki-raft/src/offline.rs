@@ -59,6 +59,9 @@ pub struct FoundReplica {
     pub clock: Version,
 }
 
+/// Each partition that is held, and its replica, or why it cannot be read.
+pub type Looked<E> = Vec<(PartitionId, Result<FoundReplica, E>)>;
+
 /// The log and the engine of a node that does not run.
 pub struct Offline {
     engine: Arc<dyn Engine>,
@@ -76,7 +79,7 @@ impl Offline {
     }
 
     /// The replicas that are held, by partition; a fault where one cannot be read.
-    pub fn replicas(&self) -> Result<Vec<(PartitionId, Result<FoundReplica, Fault>)>, Fault> {
+    pub fn replicas(&self) -> Result<Looked<Fault>, Fault> {
         let held = Machine::list(self.engine.as_ref())?;
         Ok(held.into_iter().map(|partition| (partition, self.found(partition))).collect())
     }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use kontiki_raft::Offline;
-pub use kontiki_raft::{FoundReplica, LogEnd};
+pub use kontiki_raft::{FoundReplica, LogEnd, Looked};
 use kontiki_storage::engine::RocksOptions;
 use kontiki_storage::log::LogOptions;
 use kontiki_storage::machine::MachineReader;
@@ -48,7 +48,7 @@ impl Survivor {
     }
 
     /// What it holds; a fault where a replica cannot be read.
-    pub fn replicas(&self) -> Result<Vec<(PartitionId, Result<FoundReplica, Error>)>, Error> {
+    pub fn replicas(&self) -> Result<Looked<Error>, Error> {
         let found = self.offline.replicas()?;
         Ok(found.into_iter().map(|(partition, found)| (partition, found.map_err(Error::from))).collect())
     }

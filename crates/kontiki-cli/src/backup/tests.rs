@@ -1,3 +1,5 @@
+//! The bytes of a backup, the chain of increments, and damage: every flipped bit is found.
+
 use std::path::PathBuf;
 
 use bytes::Bytes;

@@ -216,7 +216,8 @@ impl Survey {
             .map(|found| format!("{} {}", found.descriptor.id, found.descriptor.range))
             .collect();
         let holes = self.holes();
-        if !(missing.is_empty() && holes.is_empty()) && !asked.accept_loss {
+        let whole = missing.is_empty() && holes.is_empty();
+        if !whole && !asked.accept_loss {
             return Err(Failure::bad_file(format!(
                 "no readable replica is left of {}; give more directories with --from, or say --accept-loss to go on without those keys",
                 missing.into_iter().chain(holes).collect::<Vec<_>>().join(", ")

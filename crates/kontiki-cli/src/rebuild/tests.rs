@@ -1,3 +1,5 @@
+//! A directory becomes a data directory by its last file, and only what is empty or was interrupted is taken for one.
+
 use super::*;
 
 fn folder_with(names: &[&str]) -> tempfile::TempDir {
