@@ -6,8 +6,8 @@ use bytes::Bytes;
 use futures::StreamExt;
 use kontiki_types::partition::Incarnation;
 use kontiki_types::{
-    CallError, ClusterId, Descriptor, KeyRange, NodeId, PartitionId, Read, ReadLevel, Reject, RequestId, Retry, StoreId, Token,
-    Version,
+    CallError, ClusterId, Descriptor, KeyRange, NodeId, PartitionId, Read, ReadLevel, Reject, ReplicaId, RequestId, Retry,
+    StoreId, Token, Version,
 };
 
 use crate::codec;
@@ -146,22 +146,8 @@ async fn a_deposed_leader_does_not_make_a_follower_look_fresh() {
         leader_commit: None,
     };
     let (payload, attachments) = codec::encode_append(&request);
-    let message = Envelope {
-        cluster: ClusterId([7; 16]),
-        from_node: from,
-        from_store: StoreId::default(),
-        from_incarnation: Incarnation::UNKNOWN,
-        to_node: groups.node(),
-        to_store: StoreId::default(),
-        to_incarnation: Incarnation::UNKNOWN,
-        partition: PARTITION,
-        from_replica,
-        to_replica: follower.replica(),
-        kind: codec::kind::APPEND,
-        format: 1,
-        payload,
-        attachments,
-    };
+    let message = envelope(from, from_replica, groups.node(), follower.replica());
+    let message = Envelope { kind: codec::kind::APPEND, payload, attachments, ..message };
     groups.receive(message.clone()).await.expect("answered: it leads no longer");
     let answers: Vec<_> = groups.receive_stream(futures::stream::iter([message]).boxed()).collect().await;
     assert_eq!(answers.len(), 1, "the same, by stream");
@@ -268,29 +254,14 @@ async fn a_peer_that_is_gone_is_dialled_at_a_measured_pace() {
 async fn messages_for_others_are_refused() {
     let cluster = Cluster::start().await;
     let groups = cluster.groups[0].as_ref().expect("running");
-    let good = Envelope {
-        cluster: ClusterId([7; 16]),
-        from_node: NodeId(2),
-        from_store: StoreId([2; 16]),
-        from_incarnation: Incarnation::UNKNOWN,
-        to_node: NodeId(1),
-        to_store: StoreId([1; 16]),
-        to_incarnation: Incarnation::UNKNOWN,
-        partition: PARTITION,
-        from_replica: kontiki_types::ReplicaId(2),
-        to_replica: kontiki_types::ReplicaId(1),
-        kind: 99,
-        format: 1,
-        payload: Bytes::new(),
-        attachments: vec![],
-    };
+    let good = envelope(NodeId(2), ReplicaId(2), NodeId(1), ReplicaId(1));
     let wrong = [
         (Envelope { cluster: ClusterId([8; 16]), ..good.clone() }, "of cluster"),
         (Envelope { to_node: NodeId(3), ..good.clone() }, "meant for n3"),
         (Envelope { to_store: StoreId([9; 16]), ..good.clone() }, "meant for store"),
         (Envelope { format: 2, ..good.clone() }, "message format 2"),
         (Envelope { partition: PartitionId(77), ..good.clone() }, "p77 is not open"),
-        (Envelope { to_replica: kontiki_types::ReplicaId(9), ..good.clone() }, "meant for replica r9"),
+        (Envelope { to_replica: ReplicaId(9), ..good.clone() }, "meant for replica r9"),
         (Envelope { from_node: NodeId(3), ..good.clone() }, "lives on n2"),
         (Envelope { kind: 1, payload: Bytes::from_static(b"\x01junk"), ..good.clone() }, "does not parse"),
         (good, "message kind 99"),
@@ -334,4 +305,24 @@ async fn a_follower_that_lost_what_it_acknowledged_is_reported_and_harms_nobody(
     assert!(why.contains("older copy"), "{why}");
     leader.write(put("k", "newest", None)).await.expect("the two others are a majority");
     assert_eq!(get(&leader, &ReadLevel::Linearizable, "k").await.expect("reads"), Some("newest".into()));
+}
+
+/// A message between two replicas, of a kind that is not known.
+pub(crate) fn envelope(from_node: NodeId, from_replica: ReplicaId, to_node: NodeId, to_replica: ReplicaId) -> Envelope {
+    Envelope {
+        cluster: ClusterId([7; 16]),
+        from_node,
+        from_store: StoreId::default(),
+        from_incarnation: Incarnation::UNKNOWN,
+        to_node,
+        to_store: StoreId::default(),
+        to_incarnation: Incarnation::UNKNOWN,
+        partition: PARTITION,
+        from_replica,
+        to_replica,
+        kind: 99,
+        format: 1,
+        payload: Bytes::new(),
+        attachments: vec![],
+    }
 }

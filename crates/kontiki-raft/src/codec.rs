@@ -28,21 +28,25 @@ pub(crate) mod kind {
     pub(crate) const VOTE_REPLY: u32 = 5;
     pub(crate) const TRANSFER_LEADER: u32 = 6;
     pub(crate) const TRANSFER_LEADER_REPLY: u32 = 7;
+    pub(crate) const SNAPSHOT: u32 = 8;
+    pub(crate) const SNAPSHOT_REPLY: u32 = 9;
 }
 
 const ENTRY_FORMAT: u8 = 1;
 /// Bytes of an entry's head.
 pub(crate) const HEAD_BYTES: usize = 18;
 
+/// A log id, as it is stored and sent.
 #[derive(Clone, Copy, Serialize, Deserialize)]
-struct WireLogId {
+pub(crate) struct WireLogId {
     term: u64,
     leader: u64,
     index: u64,
 }
 
+/// A vote, as it is stored and sent.
 #[derive(Clone, Copy, Serialize, Deserialize)]
-struct WireVote {
+pub(crate) struct WireVote {
     term: u64,
     leader: u64,
     committed: bool,

@@ -134,6 +134,11 @@ async fn tick(groups: &Groups, ages: &mut Ages) {
         }
     }
     ages.keep_only(groups);
+    let resume_within = groups.snapshots().options.resume_within();
+    for group in groups.all() {
+        group.outgoing().sweep(resume_within);
+        group.incoming().sweep(resume_within);
+    }
     for trimmed in trim(groups, trims).await {
         match trimmed {
             Ok(()) => groups.note_trim(),

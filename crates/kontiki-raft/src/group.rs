@@ -20,6 +20,7 @@ use crate::barrier::Barrier;
 use crate::flush::{FlushBarrier, Places};
 use crate::freshness::{self, Freshness};
 use crate::proposer::{Proposer, WallMs};
+use crate::snapshot::registry::{Incoming, Outgoing};
 use crate::status::GroupStatus;
 use crate::type_config::{LogId, Raft, ReplicaNode};
 
@@ -48,6 +49,8 @@ struct Inner {
     acknowledged: Arc<Acknowledged>,
     places: Arc<Places>,
     flush: Arc<FlushBarrier>,
+    outgoing: Arc<Outgoing>,
+    incoming: Arc<Incoming>,
     wall_ms: WallMs,
 }
 
@@ -62,12 +65,13 @@ pub(crate) struct Parts {
     pub(crate) acknowledged: Arc<Acknowledged>,
     pub(crate) places: Arc<Places>,
     pub(crate) flush: Arc<FlushBarrier>,
+    pub(crate) outgoing: Arc<Outgoing>,
     pub(crate) wall_ms: WallMs,
 }
 
 impl Group {
     pub(crate) fn start(parts: Parts) -> Self {
-        let Parts { node, partition, replica, raft, reader, applied, acknowledged, places, flush, wall_ms } = parts;
+        let Parts { node, partition, replica, raft, reader, applied, acknowledged, places, flush, outgoing, wall_ms } = parts;
         let proposer = Proposer::start(partition, raft.clone(), wall_ms.clone());
         let barrier = Barrier::start(partition, raft.clone(), applied.clone());
         let leader = watch_leader(raft.clone());
@@ -86,6 +90,8 @@ impl Group {
             acknowledged,
             places,
             flush,
+            outgoing,
+            incoming: Arc::default(),
             wall_ms,
         };
         Self { inner: Arc::new(inner) }
@@ -138,6 +144,16 @@ impl Group {
     /// How far the state machine is, and how much of that is durable.
     pub(crate) fn places(&self) -> &Places {
         &self.inner.places
+    }
+
+    /// Snapshots that are sent from here.
+    pub(crate) fn outgoing(&self) -> &Outgoing {
+        &self.inner.outgoing
+    }
+
+    /// A snapshot that is received here.
+    pub(crate) fn incoming(&self) -> &Arc<Incoming> {
+        &self.inner.incoming
     }
 
     /// The node's flushes.

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use kontiki_storage::disk::Disk;
 use kontiki_storage::engine::Engine;
-use kontiki_storage::log::{Log, LogOptions, LogReader, Recovered, RecoveredGroup};
+use kontiki_storage::log::{Log, LogOptions, LogReader, Record, Recovered, RecoveredGroup};
 use kontiki_storage::machine::Machine;
 use kontiki_types::partition::Incarnation;
-use kontiki_types::{ClusterId, Descriptor, Fault, NodeId, PartitionId, StoreId};
+use kontiki_types::{ClusterId, Descriptor, Fault, NodeId, PartitionId, ReplicaId, StoreId};
 use openraft::Config;
 use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,9 @@ use crate::log_store::GroupLog;
 use crate::network::{Factory, Sender};
 use crate::options::RaftOptions;
 use crate::proposer::WallMs;
+use crate::snapshot::registry::Outgoing;
+use crate::snapshot::sender::Lane;
+use crate::snapshot::{self, SnapshotOptions, SnapshotStats};
 use crate::state_machine::{self, EffectSink, StateMachine};
 use crate::transport::Transport;
 use crate::type_config::Raft;
@@ -60,6 +63,8 @@ pub struct GroupsConfig {
     pub options: RaftOptions,
     /// How much of the log is kept.
     pub retention: LogRetention,
+    /// Bounds of snapshots.
+    pub snapshots: SnapshotOptions,
 }
 
 /// The log, in figures.
@@ -94,6 +99,9 @@ pub struct Groups {
     recovered: Mutex<BTreeMap<PartitionId, RecoveredGroup>>,
     open: RwLock<HashMap<PartitionId, Group>>,
     flush: Arc<FlushBarrier>,
+    snapshots: Arc<snapshot::Shared>,
+    /// Held while replicas are made, replaced or removed in the engine.
+    replicas: Arc<tokio::sync::Mutex<()>>,
     trims: AtomicU64,
     stopping: CancellationToken,
     broken: Mutex<BTreeMap<PartitionId, Fault>>,
@@ -131,6 +139,8 @@ impl Groups {
             recovered: Mutex::new(recovered.groups),
             open: RwLock::new(HashMap::new()),
             flush: Arc::new(FlushBarrier::new(config.engine.clone(), config.exec.clone())),
+            snapshots: snapshot::Shared::new(config.snapshots.clone()),
+            replicas: Arc::default(),
             trims: AtomicU64::new(0),
             stopping: CancellationToken::new(),
             broken: Mutex::default(),
@@ -139,6 +149,7 @@ impl Groups {
         });
         // What was found is durable from here on, also where the last process did not come to flush it.
         groups.flush.flush().await?;
+        groups.forget_removed(&held).await?;
         let mut broken = BTreeMap::new();
         for partition in &held {
             match Machine::open(groups.config.engine.clone(), *partition) {
@@ -170,24 +181,85 @@ impl Groups {
     /// Opens this node's replica of a partition, creating it if it is new. Does nothing if it is open. The new replica's record
     /// is durable before the replica may vote.
     pub async fn create(&self, descriptor: Descriptor) -> Result<Group, Fault> {
-        let _one_at_a_time = self.creating.lock().await;
-        if let Some(group) = self.get(descriptor.id) {
-            return Ok(group);
-        }
-        let engine = self.config.engine.clone();
-        let machine = match Machine::open(engine.clone(), descriptor.id)? {
-            Some(machine) => machine,
-            None => {
-                let Some(replica) = descriptor.replica_on(self.config.node) else {
-                    return Err(Fault::Invariant(format!("{} has no replica on {}", descriptor.id, self.config.node)));
-                };
-                let id = replica.id;
-                let machine = Machine::create(engine.clone(), descriptor, id)?;
-                run_blocking(self.config.exec.as_ref(), move || engine.flush()).await.ok_or_else(executor_gone)??;
-                machine
+        let Some(replica) = descriptor.replica_on(self.config.node) else {
+            if let Some(group) = self.get(descriptor.id) {
+                return Ok(group);
             }
+            return Err(Fault::Invariant(format!("{} has no replica on {}", descriptor.id, self.config.node)));
         };
+        let id = replica.id;
+        self.create_empty(descriptor, id).await
+    }
+
+    /// Opens this node's replica of a partition, or creates an empty one under this id, which waits to be caught up by a leader. Does nothing if
+    /// it is open. A fault if another replica of the partition is here, if this one or a newer one was removed from here
+    /// ([`Groups::destroy`]), or if its range overlaps that of another partition here.
+    pub async fn create_empty(&self, descriptor: Descriptor, replica: ReplicaId) -> Result<Group, Fault> {
+        let _one_at_a_time = self.creating.lock().await;
+        let partition = descriptor.id;
+        if let Some(group) = self.get(partition) {
+            return self.same_replica(group.replica(), replica, partition).map(|()| group);
+        }
+        let (engine, changing) = (self.config.engine.clone(), self.replicas.clone().lock_owned().await);
+        let made = run_blocking(self.exec(), move || {
+            let _changing = changing;
+            if let Some(machine) = Machine::open(engine.clone(), partition)? {
+                return Ok(machine);
+            }
+            let machine = Machine::create(engine.clone(), descriptor, replica)?;
+            engine.flush()?;
+            Ok::<_, Fault>(machine)
+        });
+        let machine = made.await.ok_or_else(executor_gone)??;
+        self.same_replica(machine.replica(), replica, partition)?;
+        self.broken.lock().remove(&partition);
         self.start(machine).await
+    }
+
+    fn same_replica(&self, held: ReplicaId, wanted: ReplicaId, partition: PartitionId) -> Result<(), Fault> {
+        if held == wanted {
+            return Ok(());
+        }
+        let node = self.config.node;
+        Err(Fault::Invariant(format!(
+            "{node} holds replica {held} of {partition}, and {wanted} was to be opened there; remove {held} first"
+        )))
+    }
+
+    /// Removes a replica from this node for ever: its data, its votes, its entries. Only that it was here is remembered. Durable when it
+    /// returns; doing it again does nothing. A fault if another replica of the partition is here.
+    pub async fn destroy(&self, partition: PartitionId, replica: ReplicaId) -> Result<(), Fault> {
+        let _one_at_a_time = self.creating.lock().await;
+        let open = self.get(partition);
+        if let Some(group) = open {
+            self.same_replica(group.replica(), replica, partition)?;
+            self.open.write().remove(&partition);
+            group.shutdown().await;
+        } else if let Ok(Some(machine)) = Machine::open(self.config.engine.clone(), partition) {
+            self.same_replica(machine.replica(), replica, partition)?;
+        }
+        let (engine, changing) = (self.config.engine.clone(), self.replicas.clone().lock_owned().await);
+        let gone = run_blocking(self.exec(), move || {
+            let _changing = changing;
+            Machine::destroy(engine.as_ref(), partition)
+        });
+        gone.await.ok_or_else(executor_gone)??;
+        self.broken.lock().remove(&partition);
+        // Only now: without its data nobody asks for its votes again. If it ends here, the next start goes on ([`Groups::open`]).
+        self.recovered.lock().remove(&partition);
+        self.queue.push_and_wait(vec![Record::Forget { group: partition }]).await
+    }
+
+    /// Lets the log forget the groups whose replicas were removed, where a crash came between.
+    async fn forget_removed(&self, held: &[PartitionId]) -> Result<(), Fault> {
+        let left: Vec<PartitionId> = self.recovered.lock().keys().copied().filter(|group| !held.contains(group)).collect();
+        for group in left {
+            if Machine::tombstone(self.config.engine.as_ref(), group)?.is_some() {
+                self.recovered.lock().remove(&group);
+                self.queue.push_and_wait(vec![Record::Forget { group }]).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn start(&self, machine: Machine) -> Result<Group, Fault> {
@@ -198,6 +270,7 @@ impl Groups {
         let log = GroupLog::open(partition, self.queue.clone(), self.reader.clone(), found.as_ref())?;
         check_log_reaches(&machine, &log)?;
         let places = Places::new(state_machine::place(&machine)?);
+        let outgoing = Arc::new(Outgoing::default());
         let (state_machine, applied) = StateMachine::new(state_machine::Parts {
             machine,
             partition,
@@ -206,10 +279,14 @@ impl Groups {
             log: log.clone(),
             places: places.clone(),
             flush: self.flush.clone(),
+            outgoing: outgoing.clone(),
+            replicas: self.replicas.clone(),
+            start: self.identity.incarnation.nonce.wrapping_add(self.identity.incarnation.starts),
             effects: self.config.effects.clone(),
         });
         let from = Sender { identity: self.identity.clone(), partition, replica };
-        let factory = Factory::new(from, self.config.transport.clone());
+        let lane = Lane { shared: self.snapshots.clone(), outgoing: outgoing.clone(), exec: self.config.exec.clone() };
+        let factory = Factory::new(from, self.config.transport.clone(), lane);
         let acknowledged = factory.acknowledged();
         let raft = Raft::new(replica.0, self.raft_config.clone(), factory, log, state_machine).await;
         let raft = raft.map_err(|fatal| Fault::Invariant(format!("{partition} cannot start: {fatal}")))?;
@@ -224,6 +301,7 @@ impl Groups {
             acknowledged,
             places,
             flush: self.flush.clone(),
+            outgoing,
             wall_ms,
         });
         self.open.write().insert(partition, group.clone());
@@ -278,8 +356,33 @@ impl Groups {
     }
 
     /// Up to where (exclusive) a snapshot of the partition that is being sent reaches: its receiver will need what follows.
-    pub(crate) fn transfer_floor(&self, _partition: PartitionId) -> Option<u64> {
-        None
+    pub(crate) fn transfer_floor(&self, partition: PartitionId) -> Option<u64> {
+        self.get(partition)?.outgoing().floor()
+    }
+
+    /// Snapshots, in figures.
+    pub fn snapshot_stats(&self) -> SnapshotStats {
+        self.snapshots.stats()
+    }
+
+    /// What the transfers of this node share.
+    pub(crate) fn snapshots(&self) -> &snapshot::Shared {
+        &self.snapshots
+    }
+
+    /// Where the state machines live.
+    pub(crate) fn engine(&self) -> &Arc<dyn Engine> {
+        &self.config.engine
+    }
+
+    /// Where blocking work runs.
+    pub(crate) fn exec(&self) -> &dyn Exec {
+        self.config.exec.as_ref()
+    }
+
+    /// Set when the groups stop.
+    pub(crate) fn stopping(&self) -> &CancellationToken {
+        &self.stopping
     }
 
     /// The log's reading end.
@@ -337,20 +440,23 @@ pub(crate) fn open_log(
 }
 
 /// Nothing is applied before it is durable in the log here. So a log that ends before the applied position has lost its end since,
-/// and with it perhaps entries that this replica has acknowledged and not applied: it must not vote or acknowledge any more.
+/// and with it perhaps entries that this replica has acknowledged and not applied: it must not vote or acknowledge any more. One thing puts
+/// a state here that did not come through the log: a snapshot. Where that ended is remembered, and as long as nothing was applied
+/// beyond it the log may end before it.
+///
+/// And a log that begins after the next entry to apply has lost its beginning, or the engine has lost what it had flushed.
 fn check_log_reaches(machine: &Machine, log: &GroupLog) -> Result<(), Fault> {
     let applied = machine.position().map(|_| machine.applied_index());
-    let last = log.last_index();
-    if applied <= last {
-        return Ok(());
-    }
+    let (first, last) = (log.first_index(), log.last_index());
     let show = |index: Option<u64>| index.map_or_else(|| "nothing".to_owned(), |index| format!("entry {index}"));
-    let detail = format!(
-        "it ends at {}, but {} was applied here: its newest files are missing; put them back, or replace this node by a new one (the \
-         other replicas have the data)",
-        show(last),
-        show(applied)
-    );
+    let advice = "put them back, or replace this node by a new one (the other replicas have the data)";
+    let detail = if applied > last && machine.floor() != applied {
+        format!("it ends at {}, but {} was applied here: its newest files are missing; {advice}", show(last), show(applied))
+    } else if first > applied.map_or(0, |applied| applied + 1) {
+        format!("it begins at entry {first}, but {} was applied here: files of the engine are missing; {advice}", show(applied))
+    } else {
+        return Ok(());
+    };
     Err(Fault::corrupt(format!("the raft log of {}", machine.partition()), detail))
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use kontiki_storage::machine::Machine;
 use openraft::raft::{AppendEntriesResponse, StreamAppendError};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -128,10 +129,15 @@ impl Groups {
     }
 
     /// The replica that a message is meant for.
-    fn addressee(&self, message: &Envelope) -> Result<Group, TransportError> {
+    pub(crate) fn addressee(&self, message: &Envelope) -> Result<Group, TransportError> {
         self.identity().check(message)?;
         let partition = message.partition;
         let Some(group) = self.get(partition) else {
+            let removed = Machine::tombstone(self.engine().as_ref(), partition).ok().flatten();
+            if removed.is_some_and(|removed| message.to_replica <= removed) {
+                let why = format!("replica {} of {partition} was removed from {}", message.to_replica, self.node());
+                return Err(TransportError::refused(Refusal::RemovedReplica, why));
+            }
             self.identity().members.suspect(Suspicion::UnknownReplica { partition });
             let why = format!("{partition} is not open on {}", self.node());
             return Err(TransportError::refused(Refusal::UnknownReplica, why));
@@ -155,7 +161,7 @@ impl Groups {
         }
     }
 
-    fn answer(&self, to: &Envelope, kind: u32, payload: Bytes) -> Envelope {
+    pub(crate) fn answer(&self, to: &Envelope, kind: u32, payload: Bytes) -> Envelope {
         let from = Sender { identity: self.identity().clone(), partition: to.partition, replica: to.to_replica };
         from.envelope(to.from_node, to.from_replica, kind, payload, Vec::new())
     }

@@ -38,6 +38,7 @@ mod network;
 mod offline;
 mod options;
 mod proposer;
+mod snapshot;
 mod state_machine;
 mod status;
 mod transport;
@@ -52,6 +53,7 @@ pub use log_queue::LogWriter;
 pub use membership::{GroupMembership, MembershipSeen};
 pub use offline::{FoundReplica, LogEnd, Looked, Offline};
 pub use options::RaftOptions;
+pub use snapshot::{SnapshotOptions, SnapshotStats};
 pub use status::GroupStatus;
 pub use transport::{Envelope, Refusal, Transport, TransportError};
 
@@ -61,6 +63,8 @@ mod cluster_tests;
 mod compaction_tests;
 #[cfg(test)]
 mod membership_tests;
+#[cfg(test)]
+mod snapshot_tests;
 #[cfg(test)]
 mod suite;
 #[cfg(test)]

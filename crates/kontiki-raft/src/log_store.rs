@@ -88,6 +88,21 @@ impl GroupLog {
         self.state.lock().last.map(|id| id.index)
     }
 
+    /// The last entry that is gone; `None` while there is none.
+    pub(crate) fn purged_index(&self) -> Option<u64> {
+        self.state.lock().purged.map(|id| id.index)
+    }
+
+    /// The first entry that is there, or will be.
+    pub(crate) fn first_index(&self) -> u64 {
+        self.state.lock().purged.map_or(0, |id| id.index + 1)
+    }
+
+    /// Waits until everything that the log was told so far is durable, truncations and purges too.
+    pub(crate) async fn settle(&self) -> Result<(), Fault> {
+        self.queue.push_and_wait(Vec::new()).await
+    }
+
     /// Waits until the append that carried `index` is durable. Entries that have left the cache are.
     pub(crate) async fn wait_durable(&self, index: u64) -> Result<(), Fault> {
         let ticket = self.state.lock().ticket_of(index);

@@ -17,6 +17,7 @@ use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use crate::acknowledged::Acknowledged;
 use crate::codec::{self, TransferReply, TransferRequest, kind};
 use crate::identity::Identity;
+use crate::snapshot::sender::{self, Lane};
 use crate::state_machine::SnapshotData;
 use crate::transport::{Envelope, MESSAGE_FORMAT, Refusal, Transport, TransportError};
 use crate::type_config::{AppendReply, AppendRequest, ReplicaNode, TypeConfig, Vote, VoteReply, VoteRequest};
@@ -64,6 +65,7 @@ pub(crate) struct Factory {
     from: Sender,
     transport: Arc<dyn Transport>,
     acknowledged: Arc<Acknowledged>,
+    lane: Lane,
 }
 
 /// The way to one replica.
@@ -74,6 +76,7 @@ pub(crate) struct Peer {
     pub(crate) to_replica: ReplicaId,
     pub(crate) transport: Arc<dyn Transport>,
     acknowledged: Arc<Acknowledged>,
+    pub(crate) lane: Lane,
     heartbeat_lane: bool,
 }
 
@@ -82,8 +85,8 @@ type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotDat
 
 impl Factory {
     /// The ways from one replica to the others of its group.
-    pub(crate) fn new(from: Sender, transport: Arc<dyn Transport>) -> Self {
-        Self { from, transport, acknowledged: Arc::default() }
+    pub(crate) fn new(from: Sender, transport: Arc<dyn Transport>, lane: Lane) -> Self {
+        Self { from, transport, acknowledged: Arc::default(), lane }
     }
 
     /// What the followers have acknowledged, for the group's status.
@@ -98,6 +101,7 @@ impl Factory {
             to_replica: ReplicaId(target),
             transport: self.transport.clone(),
             acknowledged: self.acknowledged.clone(),
+            lane: self.lane.clone(),
             heartbeat_lane,
         }
     }
@@ -238,15 +242,21 @@ impl RaftNetworkV2<TypeConfig> for Peer {
 
     async fn full_snapshot(
         &mut self,
-        _vote: Vote,
-        _snapshot: Snapshot,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        // The log is never purged yet, so openraft has no reason to come here; if it does, backing off keeps the group alive.
-        let why = "snapshots cannot be sent to another node yet; the log is never purged, so none is needed";
-        let why = TransportError::refused(Refusal::Malformed, why);
-        Err(StreamingError::Unreachable(Unreachable::new(&why)))
+        let SnapshotData::View(pin) = snapshot.snapshot else {
+            let why = TransportError::Unreachable("there is no snapshot that could be sent".to_owned());
+            return Err(StreamingError::Unreachable(Unreachable::new(&why)));
+        };
+        let last = pin.last;
+        let response = sender::send(self, vote, pin, cancel).await?;
+        if response.vote.leader_id <= vote.leader_id {
+            self.acknowledged.matched((self.to_replica, self.to_node), &vote, Some(last));
+        }
+        Ok(response)
     }
 
     async fn transfer_leader(&mut self, req: TransferRequest, option: RPCOption) -> Result<TransferReply, RPCError<TypeConfig>> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use kontiki_storage::engine::{Engine, View};
+use kontiki_storage::engine::Engine;
 use kontiki_storage::machine::{self, Import, Machine};
 use kontiki_types::{Effect, Fault, PartitionId, limits};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
@@ -18,38 +18,40 @@ use crate::codec;
 use crate::exec::{Exec, run_blocking};
 use crate::flush::{FlushBarrier, Place, Places};
 use crate::log_store::GroupLog;
+use crate::snapshot::registry::{Outgoing, Pin};
+use crate::snapshot::wire::TransferId;
 use crate::type_config::{Entry, LogId, StoredMembership, TypeConfig};
 
 type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
 type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>;
 
-/// What openraft carries about when it speaks of a snapshot: a handle on a view of the engine that holds the state, never the bytes.
-#[derive(Clone)]
-pub(crate) struct SnapshotData {
-    view: Arc<dyn View>,
+/// What openraft carries about when it speaks of a snapshot: a handle, never the bytes.
+pub(crate) enum SnapshotData {
+    /// It was only asked where it ends.
+    Nothing,
+    /// The state of this replica at one moment, to be sent.
+    View(Arc<Pin>),
+    /// The state of another replica, received and checked, to be installed.
+    Staged(Box<Import>),
 }
 
-/// Stages the state of a partition that a view holds, chunk by chunk.
-fn stage(view: Arc<dyn View>, engine: &dyn Engine, partition: PartitionId) -> Result<Import, Fault> {
-    let export = Machine::export(view, partition)?;
-    let export = export.ok_or_else(|| Fault::Invariant(format!("the source of a snapshot holds no replica of {partition}")))?;
-    let mut import = Import::begin(engine, export.header().clone())?;
+/// A state in the same process: staged without a network between.
+fn stage(pin: &Pin, engine: &dyn Engine) -> Result<Import, Fault> {
+    let mut import = Import::begin(engine, pin.export.header().clone())?;
     while let Some(from) = import.next() {
-        let Some(chunk) = export.chunk(from, CHUNK_BYTES_MAX)? else { break };
+        let Some(chunk) = pin.export.chunk(from, limits::APPEND_BYTES_MAX)? else { break };
         import.add(&chunk)?;
     }
     Ok(import)
 }
-
-/// Bytes of rows that are copied at once.
-const CHUNK_BYTES_MAX: usize = 1024 * 1024;
 
 /// Where effects go: called from apply, must not block.
 pub(crate) type EffectSink = Arc<dyn Fn(PartitionId, Effect) + Send + Sync>;
 
 /// One replica's state machine, as openraft drives it.
 pub(crate) struct StateMachine {
-    machine: Machine,
+    /// Away only while a snapshot is installed.
+    machine: Option<Machine>,
     partition: PartitionId,
     engine: Arc<dyn Engine>,
     exec: Arc<dyn Exec>,
@@ -57,6 +59,11 @@ pub(crate) struct StateMachine {
     applied: watch::Sender<u64>,
     places: Arc<Places>,
     flush: Arc<FlushBarrier>,
+    outgoing: Arc<Outgoing>,
+    /// Held while replicas of this node are made, replaced or removed.
+    replicas: Arc<tokio::sync::Mutex<()>>,
+    /// Which start of the node this is, for the names of transfers.
+    start: u64,
     effects: EffectSink,
     /// Where the last snapshot ended; `None` until there was one: openraft expects none before it has asked.
     snapshot_at: Option<Option<LogId>>,
@@ -71,16 +78,60 @@ pub(crate) struct Parts {
     pub(crate) log: GroupLog,
     pub(crate) places: Arc<Places>,
     pub(crate) flush: Arc<FlushBarrier>,
+    pub(crate) outgoing: Arc<Outgoing>,
+    pub(crate) replicas: Arc<tokio::sync::Mutex<()>>,
+    pub(crate) start: u64,
     pub(crate) effects: EffectSink,
 }
 
 impl StateMachine {
     /// The state machine, and a watch of the *next* index to apply (applied index + 1, 0 before the first).
     pub(crate) fn new(parts: Parts) -> (Self, watch::Receiver<u64>) {
-        let Parts { machine, partition, engine, exec, log, places, flush, effects } = parts;
+        let Parts { machine, partition, engine, exec, log, places, flush, outgoing, replicas, start, effects } = parts;
         let next = machine.position().map_or(0, |_| machine.applied_index() + 1);
         let (applied, watched) = watch::channel(next);
-        (Self { machine, partition, engine, exec, log, applied, places, flush, effects, snapshot_at: None }, watched)
+        let machine = Some(machine);
+        let (snapshot_at, this) = (None, partition);
+        let machine = Self {
+            machine,
+            partition: this,
+            engine,
+            exec,
+            log,
+            applied,
+            places,
+            flush,
+            outgoing,
+            replicas,
+            start,
+            effects,
+            snapshot_at,
+        };
+        (machine, watched)
+    }
+
+    fn machine(&mut self) -> Result<&mut Machine, Fault> {
+        let lost = || Fault::Invariant(format!("{} was lost while a snapshot was installed", self.partition));
+        self.machine.as_mut().ok_or_else(lost)
+    }
+
+    /// Takes over a state, in one step, off the runtime's threads.
+    async fn replace(&mut self, import: Import) -> Result<Vec<Effect>, Fault> {
+        // What the log was told before must be on disk first: a conflicting end of it that came back after a crash would contradict the
+        // snapshot.
+        self.log.settle().await?;
+        let one_at_a_time = self.replicas.clone().lock_owned().await;
+        let mut machine =
+            self.machine.take().ok_or_else(|| Fault::Invariant("a snapshot is being installed already".to_owned()))?;
+        let replaced = run_blocking(self.exec.as_ref(), move || {
+            let replaced = machine.install(import);
+            drop(one_at_a_time);
+            (machine, replaced)
+        });
+        let gone = || Fault::io("installing a snapshot", executor_gone());
+        let (machine, replaced) = replaced.await.ok_or_else(gone)?;
+        self.machine = Some(machine);
+        replaced
     }
 
     /// Applies one chunk in one engine batch, then publishes and answers.
@@ -90,7 +141,7 @@ impl StateMachine {
         self.log.wait_durable(last_index).await?;
         let prepared: Vec<Prepared> = chunk.iter().map(|(entry, _)| Prepared::new(entry)).collect();
         let entries: Vec<machine::Entry<'_>> = prepared.iter().map(Prepared::as_entry).collect();
-        let outcome = self.machine.apply(&entries)?;
+        let outcome = self.machine()?.apply(&entries)?;
         let membership = chunk.iter().rev().find_map(|(entry, _)| membership_of(entry));
         self.places.set_applied(last_id, membership);
         self.applied.send_replace(last_index + 1);
@@ -160,7 +211,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
-        Ok(place(&self.machine)?)
+        Ok(place(self.machine()?)?)
     }
 
     async fn apply<Strm>(&mut self, entries: Strm) -> Result<(), io::Error>
@@ -191,14 +242,22 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
         let last = self.snapshot_at.replace(self.places.applied().0).flatten();
-        SnapshotBuilder { last, places: self.places.clone(), flush: self.flush.clone(), engine: self.engine.clone() }
+        SnapshotBuilder { last, places: self.places.clone(), flush: self.flush.clone() }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> Result<(), io::Error> {
-        let (engine, partition) = (self.engine.clone(), self.partition);
-        let staged = run_blocking(self.exec.as_ref(), move || stage(snapshot.view, engine.as_ref(), partition));
-        let installed = self.machine.install(staged.await.ok_or_else(executor_gone)??)?;
-        let (applied, membership) = place(&self.machine)?;
+        let import = match snapshot {
+            SnapshotData::Staged(import) => *import,
+            SnapshotData::View(pin) => {
+                let engine = self.engine.clone();
+                run_blocking(self.exec.as_ref(), move || stage(&pin, engine.as_ref())).await.ok_or_else(executor_gone)??
+            }
+            SnapshotData::Nothing => {
+                return Err(Fault::Invariant(format!("a snapshot of {} without content was given", self.partition)).into());
+            }
+        };
+        let effects = self.replace(import).await?;
+        let (applied, membership) = place(self.machine()?)?;
         if applied != meta.last_log_id {
             let found = format!("the installed snapshot ends at {applied:?}, its description says {:?}", meta.last_log_id);
             return Err(Fault::Invariant(found).into());
@@ -209,7 +268,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             self.places.set_durable(self.places.applied());
         }
         self.applied.send_replace(applied.map_or(0, |id| id.index + 1));
-        for effect in installed {
+        for effect in effects {
             (self.effects)(self.partition, effect);
         }
         Ok(())
@@ -219,9 +278,24 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         if self.snapshot_at.is_none() {
             return Ok(None);
         }
-        let (last_log_id, last_membership) = place(&self.machine)?;
-        let snapshot = SnapshotData { view: self.engine.view() };
-        Ok(Some(Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot }))
+        // A transfer that broke goes on with the view that it began with.
+        if let Some(pin) = self.outgoing.held(self.log.purged_index()) {
+            let meta = SnapshotMeta { last_log_id: Some(pin.last), last_membership: pin.membership.clone() };
+            return Ok(Some(Snapshot { meta, snapshot: SnapshotData::View(pin) }));
+        }
+        let (last_log_id, last_membership) = place(self.machine()?)?;
+        let export = Machine::export(self.engine.view(), self.partition)?;
+        let (Some(last), Some(export)) = (last_log_id, export) else { return Ok(None) };
+        let LogId { leader_id, index } = last;
+        let id = TransferId {
+            start: self.start,
+            term: leader_id.term,
+            leader: leader_id.node_id,
+            index,
+            view: self.outgoing.number(),
+        };
+        let pin = Pin::new(id, export, last, last_membership.clone());
+        Ok(Some(Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot: SnapshotData::View(pin) }))
     }
 }
 
@@ -236,7 +310,6 @@ pub(crate) struct SnapshotBuilder {
     last: Option<LogId>,
     places: Arc<Places>,
     flush: Arc<FlushBarrier>,
-    engine: Arc<dyn Engine>,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
@@ -253,7 +326,6 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             }
         }
         let (last_log_id, last_membership) = self.places.durable();
-        let snapshot = SnapshotData { view: self.engine.view() };
-        Ok(Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot })
+        Ok(Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot: SnapshotData::Nothing })
     }
 }

@@ -46,6 +46,9 @@ fn open(dir: &TempDir) -> (GroupLog, StateMachine) {
         engine,
         exec,
         log: group_log.clone(),
+        outgoing: Arc::default(),
+        replicas: Arc::default(),
+        start: 1,
         effects: Arc::new(|_, _| {}),
     };
     (group_log, StateMachine::new(parts).0)

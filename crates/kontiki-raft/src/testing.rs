@@ -1,6 +1,7 @@
 //! What the tests of this crate share: an executor with real threads, and a transport that stays in the process and can be cut.
 
 pub(crate) mod cluster;
+pub(crate) mod full;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -50,7 +51,12 @@ struct Inner {
     cut: HashSet<NodeId>,
     /// How often a stream to a node was asked for.
     dialled: HashMap<NodeId, u64>,
+    /// What becomes of each message of a snapshot on its way; nothing, if there is none.
+    tamper: Option<Tamper>,
 }
+
+/// Messages in place of one; `None` breaks the line.
+pub(crate) type Tamper = Box<dyn FnMut(Envelope) -> Vec<Option<Envelope>> + Send>;
 
 impl Wires {
     /// Makes a node reachable.
@@ -71,6 +77,18 @@ impl Wires {
     /// How often a stream to a node was asked for.
     pub(crate) fn dialled(&self, node: NodeId) -> u64 {
         self.inner.lock().dialled.get(&node).copied().unwrap_or(0)
+    }
+
+    /// From now on the messages of snapshots go through this.
+    pub(crate) fn tamper(&self, tamper: impl FnMut(Envelope) -> Vec<Option<Envelope>> + Send + 'static) {
+        self.inner.lock().tamper = Some(Box::new(tamper));
+    }
+
+    fn tampered(&self, message: Envelope) -> Vec<Option<Envelope>> {
+        match &mut self.inner.lock().tamper {
+            Some(tamper) => tamper(message),
+            None => vec![Some(message)],
+        }
     }
 
     /// As a connection is made: before anything is sent.
@@ -122,6 +140,28 @@ impl Transport for Wires {
             let (out, back) = (wires.clone(), wires);
             let sent = messages.take_while(move |_| std::future::ready(out.reach(from, to).is_ok()));
             let answers = peer.receive_stream(sent.boxed());
+            Ok(answers.map(move |answer| back.reach(from, to).and(answer)).boxed())
+        })
+    }
+
+    fn snapshot(
+        &self,
+        to: NodeId,
+        messages: BoxStream<'static, Envelope>,
+        _timeout: Duration,
+    ) -> BoxFuture<'static, Result<BoxStream<'static, Result<Envelope, TransportError>>, TransportError>> {
+        let wires = self.clone();
+        Box::pin(async move {
+            let mut messages = messages.peekable();
+            let Some(first) = std::pin::Pin::new(&mut messages).peek().await else { return Ok(futures::stream::empty().boxed()) };
+            let from = first.from_node;
+            let peer = wires.reach(from, to)?;
+            let (out, back, up) = (wires.clone(), wires.clone(), wires);
+            let sent = messages.take_while(move |_| std::future::ready(out.reach(from, to).is_ok()));
+            let sent = sent.flat_map(move |message| futures::stream::iter(up.tampered(message)));
+            // A line that breaks ends for both sides.
+            let sent = sent.take_while(|message| std::future::ready(message.is_some())).filter_map(std::future::ready);
+            let answers = peer.receive_snapshot(sent.boxed());
             Ok(answers.map(move |answer| back.reach(from, to).and(answer)).boxed())
         })
     }

@@ -119,7 +119,7 @@ impl TransportError {
     }
 }
 
-/// Carries envelopes to other nodes. All groups share one channel per peer.
+/// Carries envelopes to other nodes. All groups share one channel per peer, and another one for snapshots.
 pub trait Transport: Send + Sync + 'static {
     /// Sends one message and waits for its answer, at most `timeout`.
     fn call(&self, to: NodeId, message: Envelope, timeout: Duration) -> BoxFuture<'static, Result<Envelope, TransportError>>;
@@ -127,6 +127,14 @@ pub trait Transport: Send + Sync + 'static {
     /// Opens a stream that carries messages in order and answers in the same order. `timeout` bounds only the set-up; a dead
     /// stream must be noticed by keep-alive and end with an error.
     fn stream(
+        &self,
+        to: NodeId,
+        messages: BoxStream<'static, Envelope>,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<BoxStream<'static, Result<Envelope, TransportError>>, TransportError>>;
+
+    /// Opens a stream that carries a snapshot: as [`Transport::stream`], on a connection of its own, so that nothing else waits behind it.
+    fn snapshot(
         &self,
         to: NodeId,
         messages: BoxStream<'static, Envelope>,

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use kontiki_raft::{LogRetention, RaftOptions};
+use kontiki_raft::{LogRetention, RaftOptions, SnapshotOptions};
 use kontiki_storage::engine::RocksOptions;
 use kontiki_storage::log::LogOptions;
 use kontiki_types::limits::{self, NODES_MAX, PARTITIONS_MAX};
@@ -45,6 +45,8 @@ pub struct NodeOptions {
     pub log: LogOptions,
     /// How much of the raft log is kept.
     pub log_retention: LogRetention,
+    /// Bounds of the snapshots by which replicas are caught up.
+    pub snapshots: SnapshotOptions,
     /// How much memory and how many threads the storage engine takes.
     pub engine: RocksOptions,
     /// What this node takes on at once.
@@ -87,6 +89,7 @@ impl Default for NodeOptions {
             raft: RaftOptions::default(),
             log: LogOptions::default(),
             log_retention: LogRetention::default(),
+            snapshots: SnapshotOptions::default(),
             engine: RocksOptions::default(),
             admission: AdmissionOptions::default(),
             balance: true,
@@ -113,6 +116,7 @@ impl NodeOptions {
         self.check_partitions()?;
         self.check_admission()?;
         self.log_retention.check()?;
+        self.snapshots.check()?;
         self.raft.check()
     }
 

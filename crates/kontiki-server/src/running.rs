@@ -104,6 +104,7 @@ impl Ground {
             }),
             options: options.raft.clone(),
             retention: options.log_retention.clone(),
+            snapshots: options.snapshots.clone(),
         };
         let groups = Groups::open(config).await;
         let groups = groups.map_err(|fault| in_dir(dir.as_ref(), "the replicas cannot be opened", fault))?;

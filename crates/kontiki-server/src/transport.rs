@@ -5,6 +5,7 @@
 //!   group ── Transport::call ────> Peer.Call     one message, one answer, one deadline
 //!   group ── Transport::stream ──> Peer.Append   a pipeline up, answers down, in order
 //!                 │ one channel per peer: keep-alive finds a peer that vanished without a word
+//!   group ── Transport::snapshot > Peer.Snapshot a channel of its own: nothing else waits behind a snapshot
 //! ```
 
 use std::collections::{HashMap, HashSet};
@@ -28,7 +29,7 @@ use kontiki_types::{ClusterId, NodeId, PartitionId, ReplicaId, StoreId};
 use parking_lot::Mutex;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::map::MapCopy;
 
@@ -49,8 +50,17 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) struct Peers {
     map: Arc<MapCopy>,
     dial: Arc<dyn Dial>,
-    channels: Mutex<HashMap<NodeId, (String, Channel)>>,
+    channels: Mutex<HashMap<(NodeId, Lane), (String, Channel)>>,
     unreachable: Unreachable,
+}
+
+/// What a connection carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Lane {
+    /// Votes, heartbeats, entries.
+    Messages,
+    /// Snapshots.
+    Snapshots,
 }
 
 /// The peers that could not be reached when they were last called, so that one line tells of it and not each of many calls.
@@ -81,17 +91,17 @@ impl Peers {
         Self { map, dial, channels: Mutex::default(), unreachable: Unreachable::default() }
     }
 
-    fn client(&self, to: NodeId) -> Result<PeerClient<Channel>, TransportError> {
+    fn client(&self, to: NodeId, lane: Lane) -> Result<PeerClient<Channel>, TransportError> {
         let unreachable = |why: String| TransportError::Unreachable(format!("{to}: {why}"));
         let addr = self.map.addr(to).ok_or_else(|| unreachable("its address is not known".to_owned()))?;
         let mut channels = self.channels.lock();
-        let known = channels.get(&to).filter(|(known, _)| *known == addr);
+        let known = channels.get(&(to, lane)).filter(|(known, _)| *known == addr);
         let channel = match known {
             Some((_, channel)) => channel.clone(),
             None => {
                 let channel =
                     channel(&addr, self.dial.clone()).map_err(|error| unreachable(format!("address {addr}: {error}")))?;
-                channels.insert(to, (addr, channel.clone()));
+                channels.insert((to, lane), (addr, channel.clone()));
                 channel
             }
         };
@@ -117,9 +127,11 @@ fn channel(addr: &str, dial: Arc<dyn Dial>) -> Result<Channel, tonic::transport:
     Ok(endpoint.connect_with_connector_lazy(connector))
 }
 
+type Answers = BoxStream<'static, Result<Envelope, TransportError>>;
+
 impl Transport for Peers {
     fn call(&self, to: NodeId, message: Envelope, deadline: Duration) -> BoxFuture<'static, Result<Envelope, TransportError>> {
-        let client = self.client(to);
+        let client = self.client(to, Lane::Messages);
         let unreachable = self.unreachable.clone();
         async move {
             let mut client = client?;
@@ -141,22 +153,33 @@ impl Transport for Peers {
         to: NodeId,
         messages: BoxStream<'static, Envelope>,
         deadline: Duration,
-    ) -> BoxFuture<'static, Result<BoxStream<'static, Result<Envelope, TransportError>>, TransportError>> {
-        let client = self.client(to);
-        let messages = Upward(messages);
-        async move {
-            let mut client = client?;
-            match timeout(deadline, client.append(messages)).await {
-                Ok(Ok(answers)) => Ok(answers
-                    .into_inner()
-                    .map(move |answer| answer.map_err(|status| refusal(to, &status)).and_then(from_wire))
-                    .boxed()),
-                Ok(Err(status)) => Err(refusal(to, &status)),
-                Err(_) => Err(TransportError::Unreachable(format!("{to} opened no stream within {} ms", deadline.as_millis()))),
-            }
-        }
-        .boxed()
+    ) -> BoxFuture<'static, Result<Answers, TransportError>> {
+        let client = self.client(to, Lane::Messages);
+        let opening = async move { client?.append(Upward(messages)).await.map_err(|status| refusal(to, &status)) };
+        opened(to, opening, deadline).boxed()
     }
+
+    fn snapshot(
+        &self,
+        to: NodeId,
+        messages: BoxStream<'static, Envelope>,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Answers, TransportError>> {
+        let client = self.client(to, Lane::Snapshots);
+        let opening = async move { client?.snapshot(Upward(messages)).await.map_err(|status| refusal(to, &status)) };
+        opened(to, opening, deadline).boxed()
+    }
+}
+
+/// Waits for a stream to be opened, and hands on what it answers.
+async fn opened(
+    to: NodeId,
+    opening: impl Future<Output = Result<Response<Streaming<v1::Envelope>>, TransportError>>,
+    deadline: Duration,
+) -> Result<Answers, TransportError> {
+    let late = |_| TransportError::Unreachable(format!("{to} opened no stream within {} ms", deadline.as_millis()));
+    let answers = timeout(deadline, opening).await.map_err(late)??.into_inner();
+    Ok(answers.map(move |answer| answer.map_err(|status| refusal(to, &status)).and_then(from_wire)).boxed())
 }
 
 /// The messages of a stream, on their way to the wire: a type without a lifetime, because the compiler cannot prove of a boxed

@@ -2,6 +2,7 @@
 //! that can be cut.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,8 +18,9 @@ use kontiki_types::{
 };
 use tempfile::TempDir;
 
+use crate::testing::full::Fillable;
 use crate::testing::{Acquaintance, Threads, Wires, copy_files};
-use crate::{Group, Groups, GroupsConfig, LogRetention, RaftOptions};
+use crate::{Group, Groups, GroupsConfig, LogRetention, RaftOptions, SnapshotOptions};
 
 pub(crate) const PARTITION: PartitionId = PartitionId(2);
 pub(crate) const WAIT: Duration = Duration::from_secs(10);
@@ -27,11 +29,13 @@ pub(crate) struct TestNode {
     pub(crate) id: NodeId,
     pub(crate) dir: TempDir,
     pub(crate) engine: Arc<MemoryEngine>,
+    /// Whether there is no room for what is staged.
+    pub(crate) full: Arc<AtomicBool>,
 }
 
 impl TestNode {
     pub(crate) fn new(id: u64) -> Self {
-        Self { id: NodeId(id), dir: tempfile::tempdir().expect("a directory"), engine: MemoryEngine::new() }
+        Self { id: NodeId(id), dir: tempfile::tempdir().expect("a directory"), engine: MemoryEngine::new(), full: Arc::default() }
     }
 
     /// What a backup taken while the node was stopped would hold of it.
@@ -56,10 +60,11 @@ pub(crate) struct Cluster {
     pub(crate) nodes: Vec<TestNode>,
     pub(crate) groups: Vec<Option<Arc<Groups>>>,
     pub(crate) retention: LogRetention,
+    pub(crate) snapshots: SnapshotOptions,
 }
 
 pub(crate) fn config(node: &TestNode, wires: &Wires) -> GroupsConfig {
-    let engine: Arc<dyn Engine> = node.engine.clone();
+    let engine: Arc<dyn Engine> = Arc::new(Fillable { engine: node.engine.clone(), full: node.full.clone() });
     GroupsConfig {
         cluster: ClusterId([7; 16]),
         cluster_name: "test".into(),
@@ -76,6 +81,7 @@ pub(crate) fn config(node: &TestNode, wires: &Wires) -> GroupsConfig {
         effects: Arc::new(|_, _| {}),
         options: RaftOptions::default(),
         retention: LogRetention::default(),
+        snapshots: SnapshotOptions::default(),
     }
 }
 
@@ -97,7 +103,12 @@ impl Cluster {
 
     /// So many nodes, all voters, that keep so much of their logs.
     pub(crate) async fn start_with(voters: u64, retention: LogRetention) -> Self {
-        let mut cluster = Self { wires: Wires::default(), nodes: vec![], groups: vec![], retention };
+        Self::start_as(voters, retention, SnapshotOptions::default()).await
+    }
+
+    /// The same, with these bounds for snapshots.
+    pub(crate) async fn start_as(voters: u64, retention: LogRetention, snapshots: SnapshotOptions) -> Self {
+        let mut cluster = Self { wires: Wires::default(), nodes: vec![], groups: vec![], retention, snapshots };
         for id in 1..=voters {
             let at = cluster.add_node(id).await;
             cluster.groups(at).create(descriptor_on(voters)).await.expect("creates");
@@ -117,7 +128,11 @@ impl Cluster {
 
     /// Starts a node with what it holds.
     pub(crate) async fn open(&mut self, at: usize) {
-        let config = GroupsConfig { retention: self.retention.clone(), ..config(&self.nodes[at], &self.wires) };
+        let config = GroupsConfig {
+            retention: self.retention.clone(),
+            snapshots: self.snapshots.clone(),
+            ..config(&self.nodes[at], &self.wires)
+        };
         let groups = Groups::open(config).await.expect("opens");
         self.wires.plug(&groups);
         self.groups[at] = Some(groups);

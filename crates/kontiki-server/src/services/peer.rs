@@ -7,7 +7,7 @@ use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
 use kontiki_proto::v1;
 use kontiki_proto::v1::peer_server::Peer;
-use kontiki_raft::{Envelope, TransportError};
+use kontiki_raft::{Envelope, Groups, TransportError};
 use parking_lot::Mutex;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -26,6 +26,9 @@ impl PeerService {
     }
 }
 
+/// Answers on their way back.
+type Answers = Pin<Box<dyn Stream<Item = Result<v1::Envelope, Status>> + Send>>;
+
 #[tonic::async_trait]
 impl Peer for PeerService {
     async fn call(&self, request: Request<v1::Envelope>) -> Result<Response<v1::Envelope>, Status> {
@@ -37,13 +40,28 @@ impl Peer for PeerService {
         }
     }
 
-    type AppendStream = Pin<Box<dyn Stream<Item = Result<v1::Envelope, Status>> + Send>>;
+    type AppendStream = Answers;
 
     async fn append(&self, request: Request<Streaming<v1::Envelope>>) -> Result<Response<Self::AppendStream>, Status> {
+        self.serve(request.into_inner(), Groups::receive_stream)
+    }
+
+    type SnapshotStream = Self::AppendStream;
+
+    async fn snapshot(&self, request: Request<Streaming<v1::Envelope>>) -> Result<Response<Self::SnapshotStream>, Status> {
+        self.serve(request.into_inner(), Groups::receive_snapshot)
+    }
+}
+
+/// What the groups do with a stream of messages.
+type Receive = fn(&Arc<Groups>, BoxStream<'static, Envelope>) -> BoxStream<'static, Result<Envelope, TransportError>>;
+
+impl PeerService {
+    fn serve(&self, messages: Streaming<v1::Envelope>, receive: Receive) -> Result<Response<Answers>, Status> {
         let groups = self.local.groups().ok_or_else(stopping)?;
         let unreadable = Unreadable::default();
-        let messages = readable(unreadable.clone(), request.into_inner());
-        let answers = groups.receive_stream(messages).map(|answer| answer.map(to_wire).map_err(to_status));
+        let messages = readable(unreadable.clone(), messages);
+        let answers = receive(&groups, messages).map(|answer| answer.map(to_wire).map_err(to_status));
         // What could not be read ends the stream, and the sender is told why.
         let refused = stream::once(async move { unreadable.lock().take().map(|error| Err(to_status(error))) });
         let answers = answers.chain(refused.filter_map(std::future::ready));

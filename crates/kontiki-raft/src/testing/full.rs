@@ -1,0 +1,74 @@
+//! An engine in memory whose disk can be full for what is staged, and for nothing else.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use kontiki_storage::engine::{Batch, Cursor, Engine, EngineStats, MemoryEngine, Stage, View};
+use kontiki_types::Fault;
+
+pub(crate) struct Fillable {
+    pub(crate) engine: Arc<MemoryEngine>,
+    pub(crate) full: Arc<AtomicBool>,
+}
+
+impl Engine for Fillable {
+    fn write(&self, batch: &Batch) -> Result<(), Fault> {
+        self.engine.write(batch)
+    }
+
+    fn flush(&self) -> Result<(), Fault> {
+        self.engine.flush()
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Fault> {
+        self.engine.get(key)
+    }
+
+    fn first(&self, from: &[u8], to: &[u8]) -> Result<Option<(Bytes, Bytes)>, Fault> {
+        self.engine.first(from, to)
+    }
+
+    fn cursor<'a>(&'a self, from: &[u8], to: &[u8]) -> Result<Box<dyn Cursor + 'a>, Fault> {
+        self.engine.cursor(from, to)
+    }
+
+    fn view(&self) -> Arc<dyn View> {
+        self.engine.view()
+    }
+
+    fn stage(&self) -> Result<Box<dyn Stage>, Fault> {
+        Ok(Box::new(FillableStage { stage: self.engine.stage()?, full: self.full.clone() }))
+    }
+
+    fn compact(&self, from: &[u8], to: &[u8]) -> Result<(), Fault> {
+        self.engine.compact(from, to)
+    }
+
+    fn stats(&self) -> EngineStats {
+        self.engine.stats()
+    }
+}
+
+struct FillableStage {
+    stage: Box<dyn Stage>,
+    full: Arc<AtomicBool>,
+}
+
+impl Stage for FillableStage {
+    fn replace(&mut self, from: &[u8], to: &[u8]) -> Result<(), Fault> {
+        self.stage.replace(from, to)
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), Fault> {
+        if self.full.load(Ordering::SeqCst) {
+            return Err(Fault::io("staging rows", io::Error::from(io::ErrorKind::StorageFull)));
+        }
+        self.stage.put(key, value)
+    }
+
+    fn install(self: Box<Self>) -> Result<(), Fault> {
+        self.stage.install()
+    }
+}
