@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use kontiki_client::NodeStatus;
+use kontiki_raft::Groups;
 use kontiki_types::{CallError, Error};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -57,6 +58,7 @@ struct Inner {
     grpc: Family<GrpcLabels, Counter>,
     node: NodeGauges,
     partition: PartitionGauges,
+    raft: RaftGauges,
 }
 
 #[derive(Default)]
@@ -91,10 +93,68 @@ impl Default for Metrics {
         let help = "Time from a request's admission to its answer";
         registry.register_with_unit("operation_duration", help, Unit::Seconds, Family::clone(&durations));
         registry.register("grpc_requests", "gRPC calls answered, by status code", Family::clone(&grpc));
-        let (node, partition) = (NodeGauges::default(), PartitionGauges::default());
+        let (node, partition, raft) = (NodeGauges::default(), PartitionGauges::default(), RaftGauges::default());
         node.register(&mut registry);
         partition.register(&mut registry);
-        Self { inner: Arc::new(Inner { registry, operations, durations, grpc, node, partition }) }
+        raft.register(&mut registry);
+        Self { inner: Arc::new(Inner { registry, operations, durations, grpc, node, partition, raft }) }
+    }
+}
+
+/// What is kept of the log, and what is sent of it in one piece.
+#[derive(Default)]
+struct RaftGauges {
+    entries: NodeGauge,
+    entries_bytes: NodeGauge,
+    segments: NodeGauge,
+    trims: NodeGauge,
+    flushes: NodeGauge,
+    flushed_ago_ms: NodeGauge,
+    sending: NodeGauge,
+    receiving: NodeGauge,
+    sent: NodeGauge,
+    installed: NodeGauge,
+    failed: NodeGauge,
+    sent_bytes: NodeGauge,
+    received_bytes: NodeGauge,
+}
+
+impl RaftGauges {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("log_entries", "Entries kept in the raft log", self.entries.clone());
+        registry.register("log_entries_bytes", "Bytes of these entries", self.entries_bytes.clone());
+        registry.register("log_segments", "Files of the raft log", self.segments.clone());
+        registry.register("log_trims", "How often the log of a partition was trimmed", self.trims.clone());
+        registry.register("flushes", "Flushes of the storage engine for the sake of the log", self.flushes.clone());
+        registry.register(
+            "flushed_ago_milliseconds",
+            "Time since the last of them; 0 if there was none",
+            self.flushed_ago_ms.clone(),
+        );
+        registry.register("snapshots_sending", "Snapshots being sent", self.sending.clone());
+        registry.register("snapshots_receiving", "Snapshots being received", self.receiving.clone());
+        registry.register("snapshots_sent", "Snapshots sent and installed by their receivers", self.sent.clone());
+        registry.register("snapshots_installed", "Snapshots received and installed", self.installed.clone());
+        registry.register("snapshots_failed", "Attempts that broke, each way; most go on where they broke", self.failed.clone());
+        registry.register("snapshots_sent_bytes", "Bytes of rows sent in snapshots", self.sent_bytes.clone());
+        registry.register("snapshots_received_bytes", "Bytes of rows received in snapshots", self.received_bytes.clone());
+    }
+
+    fn set(&self, groups: &Groups) {
+        let (log, snapshots) = (groups.log_stats(), groups.snapshot_stats());
+        self.entries.set(log.entries);
+        self.entries_bytes.set(log.entries_bytes);
+        self.segments.set(log.segments as u64);
+        self.trims.set(log.trims);
+        self.flushes.set(log.flushes);
+        self.flushed_ago_ms.set(log.flushed_ago_ms.unwrap_or_default());
+        self.sending.set(snapshots.sending);
+        self.receiving.set(snapshots.receiving);
+        self.sent.set(snapshots.sent);
+        self.installed.set(snapshots.installed);
+        self.failed.set(snapshots.failed);
+        self.sent_bytes.set(snapshots.sent_bytes);
+        self.received_bytes.set(snapshots.received_bytes);
     }
 }
 
@@ -170,6 +230,9 @@ impl Metrics {
         let status = local.now();
         self.inner.node.set(&status);
         self.inner.partition.set(&status);
+        if let Some(groups) = local.groups() {
+            self.inner.raft.set(&groups);
+        }
         let mut text = String::new();
         encode(&mut text, &self.inner.registry).expect("invariant: writing to a String does not fail");
         in_order(&text)

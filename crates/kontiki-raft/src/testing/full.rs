@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use kontiki_storage::engine::{Batch, Cursor, Engine, EngineStats, MemoryEngine, Stage, View};
+use kontiki_storage::engine::{Batch, Cursor, Engine, EngineStats, Horizons, MemoryEngine, Stage, View};
 use kontiki_types::Fault;
 
 pub(crate) struct Fillable {
@@ -44,6 +44,10 @@ impl Engine for Fillable {
 
     fn compact(&self, from: &[u8], to: &[u8]) -> Result<(), Fault> {
         self.engine.compact(from, to)
+    }
+
+    fn horizons(&self) -> &Horizons {
+        self.engine.horizons()
     }
 
     fn stats(&self) -> EngineStats {
