@@ -1,52 +1,41 @@
-//! What should move, given what is. Pure functions: the node that drives them (server `balance`) collects the view and carries
-//! the step out. Today there is one question, who should lead which partition; split, merge and replica moves will join it.
+//! What should move, given what is. Pure functions: the node that drives them (server `placement`) collects the view and carries
+//! the step out.
 //!
 //! ```text
-//!   View (map, leaders, who is alive and caught up)  ──  plan  ──>  one Step, or nothing to do
+//!   View (map, leaders, who is alive, dead, slow, caught up)  ──  plan  ──>  one Step, or nothing to do
+//!                                                                  │
+//!        replicas: call off ─ repair ─ grow ─ shrink ─ zones ─ balance        leaders: away from bad nodes ─ spread
+//!
+//!   ChangeReplicas ── change ──> a descriptor that says what is wanted (replicas Joining, Leaving)
+//!   descriptor, Raft membership ── members::next_step ──> one MemberStep, carried out by whoever leads the partition
 //! ```
 //!
+//! Two levels, on purpose. The planner decides *what* a partition should look like, once, and that is written into the partition's own
+//! descriptor. *How* it gets there follows from descriptor and membership alone: whoever leads can go on from any point, however often
+//! it is interrupted.
+//!
 //! **Invariant:** no I/O, clock, randomness or async here (DESIGN law 1): the same view gives the same step on every node.
+//! **Invariant:** no step is undone by a later one: each lowers a cost (see [`plan`]).
 
+mod change;
 mod leaders;
+mod members;
+mod refusal;
+mod replicas;
+mod view;
 
-use std::collections::{BTreeMap, BTreeSet};
+pub use change::{change, settled};
+pub use members::{MemberStep, Membership, Progress, next_step};
+pub use refusal::{Refusal, can_decommission, can_remove};
+pub use view::View;
 
-use kontiki_types::{NodeId, PartitionId, PartitionMap};
+use kontiki_types::{NodeId, PartitionId, ReplicaId};
 
-/// What is known when a plan is made. All of it may be slightly old: a step that came too late is refused by whom it concerns.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct View {
-    /// The partitions and their replicas.
-    pub map: PartitionMap,
-    /// Who leads, where that is known. A partition without a known leader is left alone and counted for nobody.
-    pub leaders: BTreeMap<PartitionId, NodeId>,
-    /// The nodes that answer.
-    pub alive: BTreeSet<NodeId>,
-    /// For each partition the nodes whose replica has (nearly) the whole log: only they may be asked to lead, because a group
-    /// whose new leader must catch up first stands still meanwhile.
-    pub caught_up: BTreeMap<PartitionId, BTreeSet<NodeId>>,
-}
-
-impl View {
-    /// Partitions led by each node that is alive, also by those that lead none.
-    pub fn leads(&self) -> BTreeMap<NodeId, usize> {
-        let mut counts: BTreeMap<_, _> = self.alive.iter().map(|node| (*node, 0)).collect();
-        for leader in self.leaders.values() {
-            if let Some(count) = counts.get_mut(leader) {
-                *count += 1;
-            }
-        }
-        counts
-    }
-
-    /// Whether `node` may be asked to lead `partition` now: it is alive, votes, and has the log.
-    fn may_lead(&self, partition: PartitionId, node: NodeId) -> bool {
-        self.alive.contains(&node) && self.caught_up.get(&partition).is_some_and(|nodes| nodes.contains(&node))
-    }
-}
+/// Partitions whose replicas change at the same time: each copies its data to another node, beside what users do.
+pub const CHANGES_MAX: usize = 4;
 
 /// One thing to do. Small on purpose: after each one the world is looked at again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Hands the leadership of a partition over.
     TransferLeader {
@@ -57,11 +46,40 @@ pub enum Step {
         /// Who should.
         to: NodeId,
     },
+    /// Gives a partition replicas on other nodes. See [`change`] for what it means.
+    ChangeReplicas {
+        /// The partition.
+        partition: PartitionId,
+        /// The `epoch.conf` of the descriptor that was looked at: a newer one refuses the step.
+        conf: u64,
+        /// Nodes that get a replica.
+        add: Vec<NodeId>,
+        /// Replicas that go.
+        remove: Vec<ReplicaId>,
+    },
+    /// Notes that a node that was to go holds nothing any more.
+    MarkGone {
+        /// The node.
+        node: NodeId,
+    },
 }
 
-/// The next step towards a well-placed cluster, or `None` if nothing is worth its disturbance. Carrying out the steps of a view
-/// that does not change otherwise ends after at most (partitions x (partitions + 1)) of them, in practice a few: each one
-/// strictly lowers a cost, so no step is ever undone by a later one.
+/// The next step towards a well-placed cluster, or `None` if nothing is worth its disturbance.
+///
+/// The cost of a view is a list, compared from its first field on, and every step strictly lowers it:
+/// 1. changes that can never end, because a replica that joins is on a node that is dead or going (they are called off);
+/// 2. replicas on nodes that are lost, dead or leaving; 3. replicas that partitions lack, or have too many;
+/// 4. nodes that are leaving or lost, hold nothing, and are not yet noted as gone;
+/// 5. partitions led by nodes that are leaving or slow; 6. pairs of replicas of one partition in one zone;
+/// 7. the sum of the squared numbers of replicas of the nodes; 8. the same of leaders; 9. partitions not led by their first voter.
+///
+/// So carrying out the steps of a view that does not change otherwise ends.
 pub fn plan(view: &View) -> Option<Step> {
-    leaders::spread(view)
+    replicas::call_off(view)
+        .or_else(|| replicas::repair(view))
+        .or_else(|| replicas::resize(view))
+        .or_else(|| replicas::gone(view))
+        .or_else(|| leaders::escape(view))
+        .or_else(|| replicas::balance(view))
+        .or_else(|| leaders::spread(view))
 }

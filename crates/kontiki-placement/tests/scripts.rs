@@ -1,13 +1,20 @@
 //! Placement as stories: each file in `tests/scripts` sets a view up, asks for steps, and shows what comes of them.
 //!
 //! ```text
-//!   partition ID=NODE/NODE/...   a partition and its voters, the preferred leader first; `learner-NODE` does not vote
+//!   node ID ID=ZONE ...          nodes that take part, and where they stand
+//!   partition ID=NODE/NODE/...   a partition and its voters, the preferred leader first; `joining-NODE`, `leaving-NODE`
 //!   lead ID=NODE ...             who leads
 //!   alive NODE ...               the nodes that answer (replaces the former set)
-//!   lag ID=NODE/...|none        replicas that lack part of the log (replaces the former set of that partition)
+//!   dead | slow NODE ...         the nodes that were given up, that are slow (replace the former set)
+//!   state NODE=STATE ...         active, leaving, lost, gone
+//!   factor N                     how many replicas are wanted
+//!   lag ID=NODE/...|none         replicas that lack part of the log (replaces the former set of that partition)
 //!   plan                         the next step
-//!   settle                       carries steps out until there is none, and prints each
+//!   settle                       carries steps out until there is none, and prints each and what they come to
+//!   decommission | remove NODE   whether that may be, and why not
 //! ```
+
+mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -15,8 +22,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use goldenscript::{Command, Context, Runner};
-use kontiki_placement::{Step, View, plan};
-use kontiki_types::{Descriptor, KeyRange, NodeId, PartitionId, Role};
+use kontiki_placement::{Step, View, can_decommission, can_remove, plan};
+use kontiki_types::{Descriptor, KeyRange, NodeId, NodeInfo, NodeState, PartitionId, Role};
 
 #[derive(Default)]
 struct Story {
@@ -24,14 +31,35 @@ struct Story {
     lagging: BTreeMap<PartitionId, BTreeSet<NodeId>>,
 }
 
+fn node(name: &str) -> Result<NodeId, Box<dyn Error>> {
+    Ok(NodeId(name.parse()?))
+}
+
+fn role(name: &str) -> (Role, &str) {
+    let joining = name.strip_prefix("joining-").map(|name| (Role::Joining, name));
+    let leaving = || name.strip_prefix("leaving-").map(|name| (Role::Leaving, name));
+    joining.or_else(leaving).unwrap_or((Role::Voter, name))
+}
+
 impl Story {
+    fn node(&mut self, id: NodeId) -> &mut NodeInfo {
+        let nodes = &mut self.view.map.nodes;
+        let at = nodes.binary_search_by_key(&id, |node| node.id).unwrap_or_else(|at| {
+            nodes.insert(at, NodeInfo { id, ..NodeInfo::default() });
+            at
+        });
+        &mut nodes[at]
+    }
+
     fn partition(&mut self, id: PartitionId, voters: &str) -> Result<(), Box<dyn Error>> {
-        let names: Vec<_> = voters.split('/').collect();
-        let nodes =
-            names.iter().map(|name| name.trim_start_matches("learner-").parse().map(NodeId)).collect::<Result<Vec<_>, _>>()?;
+        let replicas: Vec<_> = voters.split('/').map(role).collect();
+        let nodes = replicas.iter().map(|(_, name)| node(name)).collect::<Result<Vec<_>, _>>()?;
+        for id in &nodes {
+            self.node(*id);
+        }
         let mut descriptor = Descriptor::new(id, KeyRange::new(format!("{:04}", id.0), format!("{:04}", id.0 + 1)), &nodes);
-        for (replica, name) in descriptor.replicas.iter_mut().zip(&names) {
-            replica.role = if name.starts_with("learner-") { Role::Joining } else { Role::Voter };
+        for (replica, (role, _)) in descriptor.replicas.iter_mut().zip(replicas) {
+            replica.role = role;
         }
         self.view.map.partitions.push(descriptor);
         Ok(())
@@ -49,19 +77,38 @@ impl Story {
 
     fn settle(&mut self) -> Result<String, Box<dyn Error>> {
         let mut out = String::new();
-        let steps_max = self.view.map.partitions.len() * (self.view.map.partitions.len() + 1);
-        for _ in 0..=steps_max {
+        for _ in 0..1000 {
+            self.fill_caught_up();
             let Some(step) = plan(&self.view) else {
-                let counts: Vec<_> = self.view.leads().iter().map(|(node, count)| format!("{node}={count}")).collect();
-                writeln!(out, "settled: {}", counts.join(" "))?;
+                self.summary(&mut out)?;
                 return Ok(out);
             };
-            writeln!(out, "{}", display(step))?;
-            let Step::TransferLeader { partition, from, to } = step;
-            assert_eq!(self.view.leaders.insert(partition, to), Some(from), "a step names the present leader");
+            writeln!(out, "{}", display(&step))?;
+            world::carry_out(&mut self.view, &step)?;
         }
-        Err(format!("not settled after {steps_max} steps").into())
+        Err("not settled after 1000 steps".into())
     }
+
+    fn summary(&self, out: &mut String) -> Result<(), Box<dyn Error>> {
+        if self.view.factor > 0 {
+            for descriptor in &self.view.map.partitions {
+                let nodes: Vec<_> = descriptor.replicas.iter().map(show).collect();
+                writeln!(out, "{}: {}", descriptor.id, nodes.join(" "))?;
+            }
+        }
+        let counts: Vec<_> = self.view.leads().iter().map(|(node, count)| format!("{node}={count}")).collect();
+        writeln!(out, "settled: {}", counts.join(" "))?;
+        Ok(())
+    }
+}
+
+fn show(replica: &kontiki_types::Replica) -> String {
+    let role = match replica.role {
+        Role::Voter => "",
+        Role::Joining => "(joining)",
+        Role::Leaving => "(leaving)",
+    };
+    format!("{}/{}{role}", replica.node, replica.id)
 }
 
 impl Runner for Story {
@@ -70,35 +117,58 @@ impl Runner for Story {
     fn run(&mut self, command: &Command, _: &Context) -> Result<String, Box<dyn Error>> {
         let mut args = command.consume_args();
         match command.name.as_str() {
+            "node" => {
+                while let Some(id) = args.next_pos() {
+                    self.node(node(id)?);
+                }
+                while let Some((id, zone)) = args.next_key() {
+                    self.node(node(id)?).zone = zone.to_owned();
+                }
+            }
+            "state" => {
+                while let Some((id, state)) = args.next_key() {
+                    let states = [NodeState::Active, NodeState::Leaving, NodeState::Lost, NodeState::Gone];
+                    let state = states.into_iter().find(|known| known.to_string() == *state).ok_or("no such state")?;
+                    self.node(node(id)?).state = state;
+                }
+            }
             "partition" => {
                 while let Some((id, voters)) = args.next_key() {
                     self.partition(PartitionId(id.parse()?), voters)?;
                 }
             }
             "lead" => {
-                while let Some((id, node)) = args.next_key() {
-                    self.view.leaders.insert(PartitionId(id.parse()?), NodeId(node.parse()?));
+                while let Some((id, leader)) = args.next_key() {
+                    self.view.leaders.insert(PartitionId(id.parse()?), node(leader)?);
                 }
             }
             "lag" => {
                 while let Some((id, nodes)) = args.next_key() {
-                    let nodes = nodes.split('/').filter(|node| *node != "none").map(|node| node.parse().map(NodeId));
+                    let nodes = nodes.split('/').filter(|name| *name != "none").map(node);
                     self.lagging.insert(PartitionId(id.parse()?), nodes.collect::<Result<_, _>>()?);
                 }
             }
-            "alive" => {
-                self.view.alive.clear();
-                while let Some(node) = args.next_pos() {
-                    self.view.alive.insert(NodeId(node.parse()?));
+            "alive" | "dead" | "slow" => {
+                let mut nodes = BTreeSet::new();
+                while let Some(name) = args.next_pos() {
+                    nodes.insert(node(name)?);
+                }
+                match command.name.as_str() {
+                    "alive" => self.view.alive = nodes,
+                    "dead" => self.view.dead = nodes,
+                    _ => self.view.slow = nodes,
                 }
             }
+            "factor" => self.view.factor = args.next_pos().ok_or("how many?")?.parse()?,
             "plan" => {
                 self.fill_caught_up();
-                return Ok(plan(&self.view).map_or_else(|| "nothing to do".to_owned(), display));
+                return Ok(plan(&self.view).as_ref().map_or_else(|| "nothing to do".to_owned(), display));
             }
-            "settle" => {
-                self.fill_caught_up();
-                return self.settle();
+            "settle" => return self.settle(),
+            "decommission" | "remove" => {
+                let id = node(args.next_pos().ok_or("which node?")?)?;
+                let may = if command.name == "remove" { can_remove } else { can_decommission };
+                return Ok(may(&self.view, id).map_or_else(|refusal| refusal.to_string(), |()| "it may".to_owned()));
             }
             other => return Err(format!("unknown command {other}").into()),
         }
@@ -107,9 +177,16 @@ impl Runner for Story {
     }
 }
 
-fn display(step: Step) -> String {
-    let Step::TransferLeader { partition, from, to } = step;
-    format!("{partition}: {from} hands over to {to}")
+fn display(step: &Step) -> String {
+    match step {
+        Step::TransferLeader { partition, from, to } => format!("{partition}: {from} hands over to {to}"),
+        Step::ChangeReplicas { partition, conf: _, add, remove } => {
+            let add = add.iter().map(|node| format!(" add {node}"));
+            let parts: Vec<_> = add.chain(remove.iter().map(|replica| format!(" remove {replica}"))).collect();
+            format!("{partition}:{}", parts.join(","))
+        }
+        Step::MarkGone { node } => format!("{node} is gone"),
+    }
 }
 
 fn check(name: &str) {
@@ -117,17 +194,8 @@ fn check(name: &str) {
     goldenscript::run(&mut Story::default(), path).expect("the script runs");
 }
 
-#[test]
-fn spread() {
-    check("spread");
+macro_rules! stories {
+    ($($name:ident)*) => { $( #[test] fn $name() { check(stringify!($name)); } )* };
 }
 
-#[test]
-fn home() {
-    check("home");
-}
-
-#[test]
-fn failures() {
-    check("failures");
-}
+stories! { spread home failures grow repair call_off balance zones slow decommission refusals shrink majority }
