@@ -66,10 +66,32 @@ impl Server {
 
     /// A server that is a cluster of its own, with its data in `folder/node-1`; not started yet.
     pub fn alone(folder: &Path) -> Self {
-        let mut server = Self::new(folder, 1, &[free_addr()], &Cuts::Even(2));
-        let members = server.args.iter().position(|arg| arg == "--members").expect("invariant: given by new");
-        server.args.drain(members..members + 2);
-        server
+        Self::alone_with(folder, &Cuts::Even(2))
+    }
+
+    /// As [`Server::alone`], with its own cuts.
+    pub fn alone_with(folder: &Path, cuts: &Cuts) -> Self {
+        Self::new(folder, 1, &[free_addr()], cuts).without("--members")
+    }
+
+    /// A server that joins a cluster by the addresses of some of its nodes; not started yet. `id` is the number that it will be given.
+    pub fn joining(folder: &Path, id: u64, join: &[String]) -> Self {
+        let addrs: Vec<String> = (0..id).map(|_| free_addr()).collect();
+        let server = Self::new(folder, id, &addrs, &Cuts::Even(1)).without("--members").without("--node-id");
+        server.without("--partitions").with("--join", &join.join(","))
+    }
+
+    /// Started with one more option.
+    #[must_use]
+    pub fn with(mut self, option: &str, value: &str) -> Self {
+        self.args.extend([option.to_owned(), value.to_owned()]);
+        self
+    }
+
+    fn without(mut self, option: &str) -> Self {
+        let at = self.args.iter().position(|arg| arg == option).expect("invariant: given by new");
+        self.args.drain(at..at + 2);
+        self
     }
 
     /// Its node id.
@@ -99,7 +121,7 @@ impl Server {
 
     /// Starts it, expects it to end by itself, and returns its exit code and what it said.
     pub async fn refuses(&mut self) -> (Option<i32>, String) {
-        let before = self.log_text().len();
+        let before = std::fs::metadata(&self.log).map_or(0, |log| log.len() as usize);
         self.start();
         let code = self.ended().await.code();
         (code, self.log_text().split_off(before))
@@ -175,6 +197,22 @@ impl Server {
                 let tail = self.log_tail(LOG_LINES);
                 return Err(format!("node {} is not ready after {DEADLINE:?}: {last}\n{tail}", self.id));
             }
+            sleep(ASK_EVERY).await;
+        }
+    }
+
+    /// Waits until it has said one of these.
+    ///
+    /// # Panics
+    /// If it does not in time.
+    pub async fn says(&self, words: &str, or: &str) {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            let said = self.log_text();
+            if said.contains(words) || said.contains(or) {
+                return;
+            }
+            assert!(Instant::now() < until, "node {} has said neither `{words}` nor `{or}`:\n{said}", self.id);
             sleep(ASK_EVERY).await;
         }
     }
@@ -269,6 +307,36 @@ impl Cluster {
         let members: Vec<String> = (0..nodes).map(|_| free_addr()).collect();
         let servers = (1..=nodes).map(|id| Server::new(folder.path(), id, &members, &cuts)).collect();
         Self { servers, folder }
+    }
+
+    /// A cluster of servers that were made one by one, none started yet. `make` is given the folder for their data.
+    ///
+    /// # Panics
+    /// If no temporary folder can be made.
+    pub fn of(make: impl FnOnce(&Path) -> Vec<Server>) -> Self {
+        let folder = tempfile::Builder::new().prefix("kontiki-").tempdir().expect("a temporary folder");
+        Self { servers: make(folder.path()), folder }
+    }
+
+    /// Starts one more server and waits until it is ready.
+    ///
+    /// # Panics
+    /// If it is not in time.
+    pub async fn add(&mut self, mut server: Server) {
+        server.start();
+        let ready = server.ready().await;
+        self.servers.push(server);
+        ready.unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    /// Has every server started with one more option.
+    pub fn each_with(&mut self, option: &str, value: &'static str) {
+        self.each_with_values(option, || value);
+    }
+
+    /// The same, with a value for each.
+    pub fn each_with_values(&mut self, option: &str, mut value: impl FnMut() -> &'static str) {
+        self.servers = std::mem::take(&mut self.servers).into_iter().map(|server| server.with(option, value())).collect();
     }
 
     /// Starts the processes of all nodes; does not wait.

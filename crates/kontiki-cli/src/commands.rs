@@ -6,6 +6,7 @@ mod export;
 mod import;
 mod keys;
 mod lines;
+mod node;
 mod recover;
 mod restore;
 mod server;
@@ -45,7 +46,9 @@ pub async fn run(args: HighArgs) -> Result<(), Stop> {
         Task::Recover(asked) => recover::run(output, asked).await,
         Task::Status => cluster::status(&connect().await?, output).await,
         Task::Partitions => cluster::partitions(&connect().await?, output).await,
-        Task::Nodes => cluster::nodes(&connect().await?, output).await,
+        Task::Nodes => node::list(&connect().await?, output).await,
+        Task::Decommission { node, wait } => node::decommission(&connect().await?, output, node, wait).await,
+        Task::RemoveNode(node) => node::remove(&connect().await?, output, node).await,
         Task::TransferLeader { partition, node } => cluster::transfer_leader(&connect().await?, output, partition, node).await,
     }
 }

@@ -2,6 +2,7 @@
 //! settings file; clap has already put the environment behind the flags.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use kontiki::NodeId;
@@ -26,6 +27,14 @@ pub struct ServerSettings {
     pub http: Option<String>,
     /// First members; empty for a cluster of one.
     pub members: Vec<(NodeId, String)>,
+    /// Nodes of a cluster to join; empty: none.
+    pub join: Vec<String>,
+    /// Where the node stands.
+    pub zone: String,
+    /// Replicas of each partition of a new cluster.
+    pub replicas: u32,
+    /// When a silent node is given up.
+    pub dead_after: Duration,
     /// How a new cluster is cut.
     pub cut: Cut,
     /// The cluster's name.
@@ -52,6 +61,10 @@ struct SettingsFile {
     advertise: Option<String>,
     http: Option<String>,
     members: Option<Vec<String>>,
+    join: Option<Vec<String>>,
+    zone: Option<String>,
+    replicas: Option<u32>,
+    dead_after: Option<String>,
     partitions: Option<u32>,
     boundaries: Option<Vec<String>>,
     cluster_name: Option<String>,
@@ -103,10 +116,19 @@ impl ServerSettings {
             advertise: args.advertise.or(file.advertise),
             http: args.http.or(file.http),
             members: members(&args.members.or(file.members).unwrap_or_default())?,
+            join: args.join.or(file.join).unwrap_or_default(),
+            zone: args.zone.or(file.zone).unwrap_or_default(),
+            replicas: args.replicas.or(file.replicas).unwrap_or(3),
+            dead_after: dead_after(args.dead_after, file.dead_after.as_deref())?,
             cut: cut(partitions, boundaries, encoding)?,
             cluster_name: args.cluster_name.or(file.cluster_name).unwrap_or_else(|| "kontiki".to_owned()),
         })
     }
+}
+
+fn dead_after(typed: Option<Duration>, file: Option<&str>) -> Result<Duration, Failure> {
+    let (None, Some(text)) = (typed, file) else { return Ok(typed.unwrap_or(Duration::from_secs(600))) };
+    crate::values::duration(text).map_err(|why| Failure::config(format!("dead_after = \"{text}\" is not a time: {why}")))
 }
 
 fn members(typed: &[String]) -> Result<Vec<(NodeId, String)>, Failure> {
@@ -167,6 +189,7 @@ mod tests {
             ("data = \"d\"\nmembers = [\"1\"]", "ID=HOST:PORT"),
             ("data = \"d\"\nmembers = [\"0=a:1\"]", "ID=HOST:PORT"),
             ("data = \"d\"\nmembers = [\"1=a\"]", "ID=HOST:PORT"),
+            ("data = \"d\"\ndead_after = \"soon\"", "dead_after"),
         ] {
             let failure = merge(ServerArgs::default(), text).expect_err(text);
             assert!(failure.message.contains(word), "{text}: {failure}");

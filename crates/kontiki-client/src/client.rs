@@ -411,7 +411,8 @@ impl Client {
         Ok(self.map())
     }
 
-    /// How each node of the map does, in the order of their ids; asked all at once, each within one attempt's time.
+    /// How each member of the cluster does, in the order of their ids; asked all at once, each within one attempt's time. Nodes that were
+    /// given up or are gone are not asked.
     pub async fn status(&self) -> Result<Vec<(NodeInfo, Result<NodeStatus, Error>)>, Error> {
         let view = self.router().map.view();
         if view.map.nodes.is_empty() {
@@ -421,7 +422,8 @@ impl Client {
             tracing::debug!(%error, "the map could not be refreshed");
         }
         let map = self.map();
-        let asked = map.nodes.iter().map(|node| async {
+        let members = map.nodes.iter().filter(|node| node.state.is_member());
+        let asked = members.map(|node| async {
             let status = self.router().status(&map, node.id, self.timeout).await;
             (node.clone(), status.map_err(public))
         });

@@ -11,6 +11,7 @@ use kontiki_types::{
     CallError, ClusterId, NodeId, PartitionId, PartitionMap, Read, ReadLevel, ReadReply, SessionId, Version, Write, WriteReply,
 };
 
+use crate::cluster_change::{ClusterChange, Joined};
 use crate::status::NodeStatus;
 
 /// What an endpoint gives back: an owned future, so that it can outlive the borrow and be sent between tasks.
@@ -46,6 +47,12 @@ pub trait Endpoint: Send + Sync + 'static {
 
     /// Moves the leadership of a partition to another node (leader only).
     fn transfer_leader(&self, partition: PartitionId, to: NodeId, timeout: Duration) -> Answer<()>;
+
+    /// Changes the cluster's shape, if this node leads the partition that decides. The answer is there for a join.
+    fn change_cluster(&self, change: ClusterChange, timeout: Duration) -> Answer<Option<Joined>> {
+        let _ = (change, timeout);
+        Box::pin(std::future::ready(Err(CallError::unavailable("this node cannot change the cluster"))))
+    }
 
     /// The cluster that it belongs to, as far as that is known without asking.
     fn cluster(&self) -> Option<ClusterId> {

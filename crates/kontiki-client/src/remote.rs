@@ -22,6 +22,7 @@ use tonic::{Code, Request, Response, Status};
 use tower::service_fn;
 
 use crate::breaker::{Breaker, Outcome};
+use crate::cluster_change::{self, ClusterChange, Joined};
 use crate::dial::Dial;
 use crate::endpoint::{Answer, Endpoint};
 use crate::options::ClientOptions;
@@ -125,6 +126,16 @@ impl Remote {
             request.metadata_mut().insert(CLUSTER_METADATA, cluster);
         }
         request
+    }
+
+    /// As [`Endpoint::change_cluster`], but the node passes the request on to the one that decides.
+    pub async fn change_cluster_anywhere(&self, change: ClusterChange, timeout: Duration) -> Result<Option<Joined>, CallError> {
+        self.clone().change(change, false, timeout).await
+    }
+
+    async fn change(self, change: ClusterChange, local_only: bool, timeout: Duration) -> Result<Option<Joined>, CallError> {
+        let call = cluster_change::send(self.cluster.clone(), change, local_only, timeout);
+        self.call(timeout, false, call).await?.map(Joined::try_from).transpose()
     }
 
     /// Runs one call through the breaker and under its deadline. `applies`: it is a write, so silence is ambiguous.
@@ -320,6 +331,11 @@ impl Endpoint for Remote {
             let call = async move { cluster.transfer_leader(request).await.map(Response::into_inner) };
             this.call(timeout, false, call).await.map(|_| ())
         })
+    }
+
+    fn change_cluster(&self, change: ClusterChange, timeout: Duration) -> Answer<Option<Joined>> {
+        let this = self.clone();
+        Box::pin(async move { this.change(change, true, timeout).await })
     }
 
     fn cluster(&self) -> Option<ClusterId> {

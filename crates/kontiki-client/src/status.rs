@@ -2,7 +2,7 @@
 
 use kontiki_proto::convert;
 use kontiki_proto::v1;
-use kontiki_types::{CallError, ClusterId, NodeId, NodeInfo, PartitionId, Reject, ReplicaId, Version};
+use kontiki_types::{CallError, ClusterId, Descriptor, NodeId, NodeInfo, PartitionId, Reject, ReplicaId, Version};
 
 /// How one node does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct NodeStatus {
     pub data_bytes: u64,
     /// Why the node as a whole does not work any more.
     pub fault: Option<String>,
+    /// How long the raft log's disk takes for one fsync, in us: a moving average. 0: none yet.
+    pub fsync_us: u64,
 }
 
 /// How one replica does.
@@ -50,6 +52,8 @@ pub struct PartitionStatus {
     pub keys_hint: Option<u64>,
     /// Why this replica stopped.
     pub fault: Option<String>,
+    /// If it leads: the partition's own descriptor.
+    pub descriptor: Option<Descriptor>,
 }
 
 impl From<&NodeStatus> for v1::NodeStatus {
@@ -64,6 +68,7 @@ impl From<&NodeStatus> for v1::NodeStatus {
             log_bytes: status.log_bytes,
             data_bytes: status.data_bytes,
             fault: status.fault.clone(),
+            fsync_us: status.fsync_us,
         }
     }
 }
@@ -81,6 +86,7 @@ impl From<&PartitionStatus> for v1::PartitionStatus {
             clock: status.clock.0,
             keys_hint: status.keys_hint,
             fault: status.fault.clone(),
+            descriptor: status.descriptor.as_ref().map(convert::descriptor_to),
         }
     }
 }
@@ -102,6 +108,7 @@ impl TryFrom<v1::NodeStatus> for NodeStatus {
             log_bytes: wire.log_bytes,
             data_bytes: wire.data_bytes,
             fault: wire.fault,
+            fsync_us: wire.fsync_us,
         })
     }
 }
@@ -119,12 +126,15 @@ impl From<v1::PartitionStatus> for PartitionStatus {
             clock: Version(wire.clock),
             keys_hint: wire.keys_hint,
             fault: wire.fault,
+            descriptor: wire.descriptor.map(convert::descriptor),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use kontiki_types::KeyRange;
+
     use super::*;
 
     #[test]
@@ -146,10 +156,12 @@ mod tests {
                 clock: Version(8),
                 keys_hint: Some(0),
                 fault: Some("disk".into()),
+                descriptor: Some(Descriptor::new(PartitionId(2), KeyRange::new("a", "b"), &[NodeId(3)])),
             }],
             log_bytes: 10,
             data_bytes: 11,
             fault: None,
+            fsync_us: 12,
         };
         let back = NodeStatus::try_from(v1::NodeStatus::from(&status)).expect("complete");
         assert_eq!(back, status);

@@ -86,6 +86,8 @@ pub struct LogStats {
     pub flushes: u64,
     /// How long ago the last of them ended; `None` if there was none.
     pub flushed_ago_ms: Option<u64>,
+    /// How long an fsync takes, in us: a moving average. 0: none yet.
+    pub fsync_us: u64,
 }
 
 /// The groups of one node.
@@ -250,6 +252,11 @@ impl Groups {
         self.queue.push_and_wait(vec![Record::Forget { group: partition }]).await
     }
 
+    /// Whether a replica of the partition was here and was removed: then it does not begin anew by itself.
+    pub fn was_removed(&self, partition: PartitionId) -> Result<bool, Fault> {
+        Ok(Machine::tombstone(self.config.engine.as_ref(), partition)?.is_some())
+    }
+
     /// Lets the log forget the groups whose replicas were removed, where a crash came between.
     async fn forget_removed(&self, held: &[PartitionId]) -> Result<(), Fault> {
         let left: Vec<PartitionId> = self.recovered.lock().keys().copied().filter(|group| !held.contains(group)).collect();
@@ -407,6 +414,7 @@ impl Groups {
             durable_ticket: self.queue.durable(),
             trims: self.trims.load(Ordering::Relaxed),
             flushes,
+            fsync_us: self.queue.fsync_us(),
             flushed_ago_ms: flushed.map(|at| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX)),
         }
     }

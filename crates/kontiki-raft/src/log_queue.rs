@@ -16,18 +16,23 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use kontiki_storage::log::{Log, Record, Spares};
 use kontiki_types::{Fault, limits};
 use openraft::storage::IOFlushed;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::exec::{Exec, run_blocking};
 use crate::type_config::TypeConfig;
 
 /// Requests that may wait for the writer. A full queue holds the groups back, one append each.
 const REQUESTS_QUEUED_MAX: usize = 8 * 1024;
+
+/// About how many fsyncs the average looks back over: one that was slow by chance must not make a node slow.
+const FSYNCS_AVERAGED: u64 = 16;
 
 /// How the log stands: the last durable ticket, and the fault that ended it, if any.
 #[derive(Clone, Debug, Default)]
@@ -67,6 +72,7 @@ pub(crate) struct LogQueue {
     sender: mpsc::Sender<Request>,
     next_ticket: Arc<Mutex<u64>>,
     progress: watch::Receiver<Progress>,
+    fsync_us: Arc<AtomicU64>,
 }
 
 /// The writing end: owns the log. Run it on a thread of its own.
@@ -74,6 +80,7 @@ pub struct LogWriter {
     log: Log,
     queue: mpsc::Receiver<Request>,
     progress: watch::Sender<Progress>,
+    fsync_us: Arc<AtomicU64>,
     spares: Spares,
     spare_wanted: mpsc::Sender<()>,
 }
@@ -101,11 +108,12 @@ impl SpareKeeper {
 pub(crate) fn log_queue(log: Log) -> (LogQueue, LogWriter, SpareKeeper) {
     let (sender, queue) = mpsc::channel(REQUESTS_QUEUED_MAX);
     let (progress, watched) = watch::channel(Progress::default());
-    let queue_end = LogQueue { sender, next_ticket: Arc::new(Mutex::new(0)), progress: watched };
+    let fsync_us = Arc::new(AtomicU64::new(0));
+    let queue_end = LogQueue { sender, next_ticket: Arc::new(Mutex::new(0)), progress: watched, fsync_us: fsync_us.clone() };
     let (spare_wanted, wanted) = mpsc::channel(1);
     let spares = log.spares();
     let keeper = SpareKeeper { spares: spares.clone(), wanted };
-    let writer = LogWriter { log, queue, progress, spares, spare_wanted };
+    let writer = LogWriter { log, queue, progress, fsync_us, spares, spare_wanted };
     writer.ask_for_spare();
     (queue_end, writer, keeper)
 }
@@ -144,6 +152,11 @@ impl LogQueue {
     /// The last durable ticket.
     pub(crate) fn durable(&self) -> u64 {
         self.progress.borrow().durable
+    }
+
+    /// How long an fsync takes, in us: a moving average; 0 before the first.
+    pub(crate) fn fsync_us(&self) -> u64 {
+        self.fsync_us.load(Ordering::Relaxed)
     }
 
     /// The fault that ended the log, if any.
@@ -187,7 +200,7 @@ impl LogWriter {
         let earlier = self.progress.borrow().fault.clone();
         let result = match earlier {
             Some(fault) => Err(fault),
-            None => self.log.write(&records).and_then(|()| self.log.sync()),
+            None => self.log.write(&records).and_then(|()| self.sync()),
         };
         match &result {
             Ok(()) => self.progress.send_modify(|progress| progress.durable = durable),
@@ -202,6 +215,19 @@ impl LogWriter {
             request.completion.fire(&result);
         }
         self.ask_for_spare();
+    }
+
+    /// One fsync, with the time that it took in the moving average.
+    fn sync(&mut self) -> Result<(), Fault> {
+        let since = Instant::now();
+        self.log.sync()?;
+        let took = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX).max(1);
+        let average = match self.fsync_us.load(Ordering::Relaxed) {
+            0 => took,
+            known => known - known / FSYNCS_AVERAGED + took / FSYNCS_AVERAGED,
+        };
+        self.fsync_us.store(average.max(1), Ordering::Relaxed);
+        Ok(())
     }
 
     fn ask_for_spare(&self) {

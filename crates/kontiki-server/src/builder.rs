@@ -1,6 +1,7 @@
 //! The embedding application's way to a node: options one by one, in words, each with a default that suits a node alone.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use kontiki_raft::RaftOptions;
 use kontiki_storage::engine::RocksOptions;
@@ -58,6 +59,30 @@ impl NodeBuilder {
     /// The members that the cluster is created with, this node included; the same list on all of them.
     pub fn members<I: Into<NodeId>, A: Into<String>>(mut self, members: impl IntoIterator<Item = (I, A)>) -> Self {
         self.options.members = members.into_iter().map(|(id, addr)| (id.into(), addr.into())).collect();
+        self
+    }
+
+    /// Nodes of a cluster that is there already (`host:port`): a node with a new directory joins it.
+    pub fn join(mut self, addrs: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.options.join = addrs.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Where the node stands, such as a rack: replicas of a partition are put in different zones where that can be.
+    pub fn zone(mut self, zone: impl Into<String>) -> Self {
+        self.options.zone = zone.into();
+        self
+    }
+
+    /// How many replicas each partition has, as soon as there are nodes for them. Settled when the cluster is created.
+    pub fn replicas(mut self, count: u32) -> Self {
+        self.options.replicas = count;
+        self
+    }
+
+    /// How long a node may be silent before what it held is rebuilt on other nodes.
+    pub fn dead_after(mut self, silence: Duration) -> Self {
+        self.options.dead_after = silence;
         self
     }
 

@@ -158,6 +158,9 @@ struct LocalDirs;
 impl DataDirs for LocalDirs {
     fn open(&self, path: &Path) -> Result<Arc<dyn DataDir>, Error> {
         create_dir(path)?;
+        // Before anything is put into it, also the lock file.
+        let entries = names_in(path).map_err(|error| refused(path, "cannot be read", error))?;
+        crate::identity::check_ours(path, &entries)?;
         let lock_path = path.join(LOCK_FILE);
         let lock = File::options().create(true).truncate(false).write(true).open(&lock_path);
         let lock = lock.map_err(|error| refused(path, "cannot be written to", error))?;
@@ -219,15 +222,7 @@ impl DataDir for LocalDir {
     }
 
     fn entries(&self) -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&self.path)? {
-            let name = entry?.file_name().to_string_lossy().into_owned();
-            if name != LOCK_FILE {
-                names.push(name);
-            }
-        }
-        names.sort();
-        Ok(names)
+        names_in(&self.path)
     }
 
     fn root(&self) -> io::Result<Arc<dyn Disk>> {
@@ -245,6 +240,19 @@ impl DataDir for LocalDir {
         make_subdir(&self.path, &path).map_err(|error| Fault::io(format!("creating {}", path.display()), error))?;
         Ok(RocksEngine::open(&path, options.clone())?)
     }
+}
+
+/// What lies in a data directory, the lock file left out.
+fn names_in(path: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name != LOCK_FILE {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 fn make_subdir(parent: &Path, path: &Path) -> io::Result<()> {

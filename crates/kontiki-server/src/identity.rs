@@ -2,17 +2,17 @@
 //! another node's data, in another cluster, or on a disk whose data was lost: each of those could lose acknowledged writes.
 //!
 //! ```text
-//!   IDENTITY = format byte, Identity (encoding), CRC-32 of all before it (u32, little endian)
+//!   empty ── JOINING (the store's id) ── IDENTITY ── everything else
+//!              └ asked to be a member meanwhile: asked again after a crash, it is the same store
 //! ```
 //!
-//! It is written to IDENTITY.new, synced, renamed, and the directory synced, before anything else is put in the directory: so a
-//! directory either has a whole identity or nothing that matters.
+//! It is written before anything else that matters is put in the directory: so a directory either has a whole identity or nothing that
+//! matters.
 
-use std::io;
 use std::path::Path;
 
-use kontiki_storage::disk::Disk;
-use kontiki_types::{ClusterId, Error, ErrorKind, NodeId, StoreId, encoding};
+use kontiki_client::Joined;
+use kontiki_types::{ClusterId, Error, NodeId, StoreId};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
@@ -20,12 +20,15 @@ use uuid::Uuid;
 
 use crate::env::DataDir;
 use crate::options::NodeOptions;
+use crate::small_file::{self, io_error, storage};
+use crate::starts::STARTS_FILE;
 
 /// The file.
 pub const IDENTITY_FILE: &str = "IDENTITY";
-const NEW_FILE: &str = "IDENTITY.new";
-/// More than any identity: 64 members with long addresses.
-const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Holds the store's id from when the directory asks to be a member until it has an identity: asked twice, it is one store.
+const JOINING_FILE: &str = "JOINING";
+/// What to do about an identity that cannot be trusted.
+const DAMAGED: &str = "restore it from a backup, or empty the directory and start again: it joins as a new node";
 /// In a directory that is being restored or recovered, until it has an identity (docs/adr/0019).
 const UNFINISHED: &str = "restoring";
 /// What a fresh file system may hold on its own.
@@ -44,60 +47,72 @@ pub struct Identity {
     pub store: StoreId,
     /// The cluster's name when it was created.
     pub cluster_name: String,
-    /// The members that the cluster was created with, by id. Empty: this node alone.
+    /// The members that the cluster was created with, by id; empty: this node alone. Of a node that joined later: the others that there
+    /// were then.
     pub members: Vec<(NodeId, String)>,
+    /// Whether the node joined a cluster that was there already.
+    pub joined: bool,
+    /// The node that this one was before it lost its disk.
+    pub former: Option<NodeId>,
 }
 
 impl Identity {
-    /// Reads the identity of a directory and checks that the options mean the same node and cluster, or gives a new directory its
-    /// identity. Blocking.
-    pub fn open(dir: &dyn DataDir, options: &NodeOptions, seed: u64) -> Result<Self, Error> {
+    /// Reads the identity of a directory and checks that the options mean the same node and cluster; `None`: the directory is new.
+    /// Blocking.
+    pub fn open(dir: &dyn DataDir, options: &NodeOptions) -> Result<Option<Self>, Error> {
         let entries = dir.entries().map_err(|error| io_error(dir.path(), "cannot be listed", error))?;
-        if entries.iter().any(|name| name == IDENTITY_FILE) {
-            let found = read(dir)?;
-            found.check(dir.path(), options)?;
-            return Ok(found);
+        check_ours(dir.path(), &entries)?;
+        if !entries.iter().any(|name| name == IDENTITY_FILE) {
+            return Ok(None);
         }
-        if entries.iter().any(|name| name == UNFINISHED) {
-            return Err(storage(format!(
-                "{} is not complete: a `kontiki restore` or `recover` into it was interrupted; run it again, it begins anew",
-                dir.path().display()
-            )));
+        let found: Self = small_file::read(dir, IDENTITY_FILE, DAMAGED)?;
+        found.check(dir.path(), options)?;
+        Ok(Some(found))
+    }
+
+    /// Gives a new directory its identity, once and for all. Blocking.
+    pub fn keep(&self, dir: &dyn DataDir) -> Result<(), Error> {
+        let fail = |error| io_error(dir.path(), "cannot be given an identity", error);
+        let root = dir.root().map_err(fail)?;
+        small_file::write(root.as_ref(), IDENTITY_FILE, self).map_err(fail)?;
+        if root.list().map_err(fail)?.iter().any(|name| name == JOINING_FILE) {
+            root.remove(JOINING_FILE).map_err(fail)?;
         }
-        let foreign = entries.iter().find(|name| *name != NEW_FILE && !NOT_OURS_BUT_HARMLESS.contains(&name.as_str()));
-        if let Some(name) = foreign {
-            return Err(storage(format!(
-                "{} holds `{name}` but no {IDENTITY_FILE}: it is not a Kontiki data directory, or it lost that file; give an empty \
-                 directory, or restore the file",
-                dir.path().display()
-            )));
-        }
-        let identity = Self::new(options, seed);
-        write(dir, &identity)?;
-        Ok(identity)
+        Ok(())
     }
 
     /// Reads the identity of a directory that is there.
     pub(crate) fn load(dir: &dyn DataDir) -> Result<Self, Error> {
-        read(dir)
+        small_file::read(dir, IDENTITY_FILE, DAMAGED)
     }
 
-    fn new(options: &NodeOptions, seed: u64) -> Self {
-        let mut random = SmallRng::seed_from_u64(seed);
-        let store = StoreId(uuid::Builder::from_random_bytes(random.random()).into_uuid().into_bytes());
+    /// The identity of a first member of a new cluster.
+    pub fn founder(options: &NodeOptions, store: StoreId, seed: u64) -> Self {
         let members = sorted(&options.members);
         let cluster = if members.is_empty() {
             // A lone node is a cluster of its own, whatever it is called: nothing may take it for another.
+            let mut random = SmallRng::seed_from_u64(seed ^ CLUSTER_SEED);
             ClusterId(uuid::Builder::from_random_bytes(random.random()).into_uuid().into_bytes())
         } else {
             cluster_id(&options.cluster_name, &members)
         };
-        Self { cluster, node: options.node_id, store, cluster_name: options.cluster_name.clone(), members }
+        let (node, cluster_name) = (options.node_id, options.cluster_name.clone());
+        Self { cluster, node, store, cluster_name, members, joined: false, former: None }
+    }
+
+    /// The identity of a node that a cluster has taken in.
+    pub fn member(joined: Joined, store: StoreId, former: Option<NodeId>) -> Self {
+        let Joined { cluster, cluster_name, node, nodes } = joined;
+        let others = nodes.into_iter().filter(|info| info.id != node && info.state.is_member());
+        let members = others.map(|info| (info.id, info.addr)).collect();
+        Self { cluster, node, store, cluster_name, members, joined: true, former }
     }
 
     fn check(&self, path: &Path, options: &NodeOptions) -> Result<(), Error> {
         let path = path.display();
-        if self.node != options.node_id {
+        // A node that joined was given its number; the options may still say what it was, or nothing.
+        let may_be_silent = self.joined && options.members.is_empty();
+        if self.node != options.node_id && self.former != Some(options.node_id) && !may_be_silent {
             return Err(storage(format!(
                 "data directory {path} belongs to node {}, this is node {}; give each node its own directory",
                 self.node, options.node_id
@@ -110,7 +125,7 @@ impl Identity {
             )));
         }
         let members = sorted(&options.members);
-        if !members.is_empty() && members != self.members {
+        if !members.is_empty() && !self.joined && members != self.members {
             return Err(storage(format!(
                 "data directory {path} belongs to the cluster {} that was created with {}, the options list {}; start with the \
                  members it was created with, or with none (they are remembered)",
@@ -122,48 +137,58 @@ impl Identity {
         Ok(())
     }
 
-    /// The members that the cluster was created with, this node included; `own` is the address of a lone node.
+    /// The nodes that this one knows from its own directory, itself included; `own` is its address if that is not among them.
     pub fn members_or(&self, own: &str) -> Vec<(NodeId, String)> {
-        if self.members.is_empty() { vec![(self.node, own.to_owned())] } else { self.members.clone() }
+        let mut members = self.members.clone();
+        if members.iter().all(|(id, _)| *id != self.node) {
+            members.push((self.node, own.to_owned()));
+        }
+        sorted(&members)
     }
 
     /// Whether the cluster was created as this node alone.
     pub fn is_alone(&self) -> bool {
-        self.members.is_empty()
+        self.members.is_empty() && !self.joined
     }
+}
 
-    fn encode(&self) -> Vec<u8> {
-        let mut bytes = encoding::encode(self);
-        let sum = crc32fast::hash(&bytes);
-        bytes.extend_from_slice(&sum.to_le_bytes());
-        bytes
-    }
+/// Sets the cluster's seed apart from the store's.
+const CLUSTER_SEED: u64 = 0x636c_7573_7465_72;
 
-    fn decode(bytes: &[u8], path: &Path) -> Result<Self, Error> {
-        let file = path.join(IDENTITY_FILE);
-        let damaged = |why: String| {
-            storage(format!(
-                "{} is damaged: {why}; restore it from a backup, or remove the whole directory and give the node a new id",
-                file.display()
-            ))
-        };
-        let Some((body, sum)) = bytes.split_last_chunk::<4>() else {
-            return Err(damaged(format!("it has only {} bytes", bytes.len())));
-        };
-        let (expected, found) = (u32::from_le_bytes(*sum), crc32fast::hash(body));
-        if expected != found {
-            return Err(damaged(format!("its checksum is {found:08x}, it says {expected:08x}")));
-        }
-        // Only now: the first byte of junk is no format. Every format is summed in this way.
-        if let Some(found) = body.first().filter(|found| **found > encoding::FORMAT) {
-            return Err(storage(format!(
-                "{} has format {found}, this program knows {}; it was written by a newer version: start that version",
-                file.display(),
-                encoding::FORMAT
-            )));
-        }
-        encoding::decode(body).map_err(|error| damaged(error.to_string()))
+/// Checks that a directory is new or Kontiki's, by the names in it, before anything is put into it.
+pub(crate) fn check_ours(path: &Path, entries: &[String]) -> Result<(), Error> {
+    if entries.iter().any(|name| name == IDENTITY_FILE) {
+        return Ok(());
     }
+    if entries.iter().any(|name| name == UNFINISHED) {
+        return Err(storage(format!(
+            "{} is not complete: a `kontiki restore` or `recover` into it was interrupted; run it again, it begins anew",
+            path.display()
+        )));
+    }
+    let ours = [JOINING_FILE, STARTS_FILE, IDENTITY_FILE];
+    let left_over = |name: &str| ours.contains(&name) || ours.iter().any(|file| small_file::new_name(file) == name);
+    match entries.iter().find(|name| !left_over(name) && !NOT_OURS_BUT_HARMLESS.contains(&name.as_str())) {
+        None => Ok(()),
+        Some(name) => Err(storage(format!(
+            "{} holds `{name}` but no {IDENTITY_FILE}: it is not a Kontiki data directory, or it lost that file; give an empty \
+             directory, or restore the file",
+            path.display()
+        ))),
+    }
+}
+
+/// The id of a new directory: random, and kept from now on, so that a directory that asks to join twice is one node. Blocking.
+pub(crate) fn new_store(dir: &dyn DataDir, seed: u64) -> Result<StoreId, Error> {
+    let fail = |error| io_error(dir.path(), "cannot be given an identity", error);
+    if dir.entries().map_err(fail)?.iter().any(|name| name == JOINING_FILE) {
+        return small_file::read(dir, JOINING_FILE, "remove that file");
+    }
+    let mut random = SmallRng::seed_from_u64(seed);
+    let store = StoreId(uuid::Builder::from_random_bytes(random.random()).into_uuid().into_bytes());
+    let root = dir.root().map_err(fail)?;
+    small_file::write(root.as_ref(), JOINING_FILE, &store).map_err(fail)?;
+    Ok(store)
 }
 
 /// The id of a cluster: the same on every node that was given the same name and members, and different for any other.
@@ -187,53 +212,6 @@ fn listed(members: &[(NodeId, String)]) -> String {
     }
     let each: Vec<_> = members.iter().map(|(id, address)| format!("{}={address}", id.0)).collect();
     each.join(",")
-}
-
-fn read(dir: &dyn DataDir) -> Result<Identity, Error> {
-    let fail = |error| io_error(dir.path(), "has an IDENTITY that cannot be read", error);
-    let file = dir.root().and_then(|root| root.open(IDENTITY_FILE, false)).map_err(fail)?;
-    let length = file.len().map_err(fail)?;
-    if length > FILE_BYTES_MAX {
-        let path = dir.path().join(IDENTITY_FILE);
-        return Err(storage(format!("{} has {length} bytes, more than any identity; it is not Kontiki's", path.display())));
-    }
-    let mut bytes = vec![0; length as usize];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        match file.read_at(filled as u64, &mut bytes[filled..]).map_err(fail)? {
-            0 => break,
-            read => filled += read,
-        }
-    }
-    bytes.truncate(filled);
-    Identity::decode(&bytes, dir.path())
-}
-
-fn write(dir: &dyn DataDir, identity: &Identity) -> Result<(), Error> {
-    let fail = |error| io_error(dir.path(), "cannot be given an identity", error);
-    let root = dir.root().map_err(fail)?;
-    write_file(root.as_ref(), &identity.encode()).map_err(fail)
-}
-
-fn write_file(root: &dyn Disk, bytes: &[u8]) -> io::Result<()> {
-    // What an interrupted attempt left may be longer than what is written now.
-    if root.list()?.iter().any(|name| name == NEW_FILE) {
-        root.remove(NEW_FILE)?;
-    }
-    let file = root.open(NEW_FILE, true)?;
-    file.write_at(0, bytes)?;
-    file.sync_data()?;
-    root.rename(NEW_FILE, IDENTITY_FILE)?;
-    root.sync_dir()
-}
-
-fn storage(message: String) -> Error {
-    Error::new(ErrorKind::Storage, message)
-}
-
-fn io_error(path: &Path, what: &str, error: io::Error) -> Error {
-    let advice = if error.kind() == io::ErrorKind::StorageFull { "free space on that disk" } else { "look at that disk" };
-    Error::with_source(ErrorKind::Storage, format!("data directory {} {what}: {error}; {advice}", path.display()), error)
 }
 
 #[cfg(test)]

@@ -8,32 +8,39 @@
 //!                                                   │ admission, limits, epoch
 //!      transport (to peers) <── kontiki-raft Groups <┘
 //!                                   │ effect MapChanged
-//!      loops:  bootstrap (the first map) ─ reconcile (hold what the map says) ─ balance (spread leaders)
-//!      below:  env (the seams) ─ identity (whose directory this is) ─ options (checked once)
+//!      loops:  bootstrap (the first map) ─ reconcile (hold what the map says) ─ hearsay (what others know)
+//!              placement (what should move) ─ membership (how a group gets there)
+//!      below:  env (the seams) ─ identity, starts, joining (whose directory this is) ─ options (checked once)
 //! ```
 //!
 //! **Invariant:** only `env` touches the standard library's clock, threads, files and network.
 //! **Invariant:** the host process is never ended, and no error is swallowed that a caller could act on.
 
 mod admission;
-mod balance;
 mod bootstrap;
 mod builder;
 mod connection;
 pub mod env;
 mod grpc;
+mod hearsay;
 mod http;
 mod identity;
+mod joining;
 mod local;
 mod map;
+mod membership;
 mod metrics;
 mod node;
 pub mod offline;
 mod options;
+mod placement;
 mod reconcile;
 mod running;
 mod services;
-mod suspicion;
+mod shape;
+mod slowness;
+mod small_file;
+mod starts;
 mod transport;
 
 pub use bootstrap::ClusterRecord;

@@ -15,12 +15,15 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use futures::FutureExt;
-use kontiki_client::{Answer, Endpoint, NodeStatus, PartitionStatus};
+use kontiki_client::{Answer, ClusterChange, Dial, Endpoint, Joined, NodeStatus, PartitionStatus};
+use kontiki_placement::View;
 use kontiki_raft::{Group, Groups};
 use kontiki_storage::engine::Engine;
 use kontiki_types::command::Route;
+use kontiki_types::partition::{Incarnation, Replica};
 use kontiki_types::{
-    Bytes, CallError, ClusterId, Fault, NodeId, NodeInfo, PartitionId, PartitionMap, Read, ReadLevel, ReadReply, Reject, Retry,
+    Bytes, CallError, ClusterId, Descriptor, Fault, NodeId, NodeInfo, PartitionId, PartitionMap, Read, ReadLevel, ReadReply, Reject,
+    Retry,
     SessionId, Version, Write, WriteReply, limits,
 };
 use parking_lot::Mutex;
@@ -31,6 +34,7 @@ use crate::admission::Admission;
 use crate::identity::Identity;
 use crate::map::MapCopy;
 use crate::metrics::Metrics;
+use crate::{reconcile, shape};
 
 /// This node, called by function. Cheap to clone.
 #[derive(Clone)]
@@ -47,6 +51,8 @@ struct Inner {
     broken: Mutex<BTreeMap<PartitionId, String>>,
     /// Why this node must not take part.
     misfit: Mutex<Option<String>>,
+    /// What the driver of placement saw last, while it runs here.
+    view: Mutex<Option<View>>,
 }
 
 /// The replicas, and what is under them (asked for its figures).
@@ -61,6 +67,12 @@ pub(crate) struct Parts {
     pub identity: Identity,
     /// Where it is reached.
     pub addr: String,
+    /// Where it stands.
+    pub zone: String,
+    /// Which start of it this is.
+    pub incarnation: Incarnation,
+    /// Makes connections.
+    pub dial: Arc<dyn Dial>,
     /// The node's copy of the map.
     pub map: Arc<MapCopy>,
     /// What is taken on at once.
@@ -77,7 +89,14 @@ impl Local {
     /// An endpoint for this process.
     pub(crate) fn new(parts: Parts, groups: Arc<Groups>, engine: Arc<dyn Engine>) -> Self {
         let serving = ArcSwapOption::from_pointee(Serving { groups, engine });
-        let inner = Inner { parts, serving, started: Instant::now(), broken: Mutex::default(), misfit: Mutex::default() };
+        let inner = Inner {
+            parts,
+            serving,
+            started: Instant::now(),
+            broken: Mutex::default(),
+            misfit: Mutex::default(),
+            view: Mutex::default(),
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -97,7 +116,47 @@ impl Local {
             id: self.node(),
             store: Some(self.identity().store),
             addr: self.inner.parts.addr.clone(),
-            ..NodeInfo::default()
+            zone: self.inner.parts.zone.clone(),
+            incarnation: self.inner.parts.incarnation,
+            state: self.map_copy().current().node(self.node()).map(|known| known.state).unwrap_or_default(),
+        }
+    }
+
+    /// Makes connections.
+    pub(crate) fn dial(&self) -> &Arc<dyn Dial> {
+        &self.inner.parts.dial
+    }
+
+    /// Which start of this node this is.
+    pub(crate) fn incarnation(&self) -> Incarnation {
+        self.inner.parts.incarnation
+    }
+
+    /// Keeps what the driver of placement saw.
+    pub(crate) fn note_view(&self, view: Option<View>) {
+        *self.inner.view.lock() = view;
+    }
+
+    /// What the driver of placement saw last; `None` if it does not run here.
+    pub(crate) fn view(&self) -> Option<View> {
+        self.inner.view.lock().clone()
+    }
+
+    /// Opens this node's replica of a partition, creating it if it is new.
+    pub(crate) async fn open_replica(&self, descriptor: Descriptor) -> Result<(), Fault> {
+        let partition = descriptor.id;
+        let Some(groups) = self.groups().filter(|_| !self.stopping().is_cancelled()) else { return Ok(()) };
+        match groups.create(descriptor).await {
+            Ok(group) => {
+                self.note_broken(partition, None);
+                reconcile::wake(self, &group);
+                Ok(())
+            }
+            // That replica alone stays down, and says so; the others go on.
+            Err(fault) => {
+                self.note_broken(partition, Some(fault.to_string()));
+                Err(fault)
+            }
         }
     }
 
@@ -161,13 +220,24 @@ impl Local {
         self.inner.broken.lock().contains_key(&partition)
     }
 
-    /// Notes that this node must not take part in its cluster, such as under the number of a node whose disk was lost.
+    /// Notes that this node must not take part in its cluster, such as under the number of a node whose disk was lost, and stops its
+    /// replicas: they neither vote nor acknowledge any more.
     pub(crate) fn note_misfit(&self, why: String) {
         let mut misfit = self.inner.misfit.lock();
-        if misfit.as_ref() != Some(&why) {
-            tracing::error!(node = %self.node(), "{why}");
-            *misfit = Some(why);
+        if misfit.as_ref() == Some(&why) {
+            return;
         }
+        tracing::error!(node = %self.node(), "{why}");
+        if misfit.replace(why).is_none()
+            && let Some(groups) = self.groups()
+        {
+            tokio::spawn(async move { groups.shutdown().await });
+        }
+    }
+
+    /// Whether this node must not take part.
+    pub(crate) fn is_misfit(&self) -> bool {
+        self.inner.misfit.lock().is_some()
     }
 
     /// Why the node as a whole does not work, if it does not. Replicas have faults of their own, in [`Local::now`].
@@ -198,7 +268,9 @@ impl Local {
                     .to_owned(),
             );
         }
-        let own = map.partitions.iter().filter(|descriptor| descriptor.replica_on(self.node()).is_some());
+        // A replica that joins is opened when the partition's leader asks for it.
+        let votes = |descriptor: &&Descriptor| descriptor.replica_on(self.node()).is_some_and(Replica::votes);
+        let own = map.partitions.iter().filter(votes);
         own.map(|descriptor| descriptor.id).find_map(|partition| {
             let Some(group) = self.replica(partition) else {
                 let why = self.inner.broken.lock().get(&partition).cloned();
@@ -238,6 +310,7 @@ impl Local {
             log_bytes,
             data_bytes,
             fault: self.fault(),
+            fsync_us: serving.as_ref().map_or(0, |serving| serving.groups.log_stats().fsync_us),
         }
     }
 
@@ -359,6 +432,12 @@ impl Endpoint for Local {
         // Handing over twice is handing over once.
         async move { this.bounded("transfer_leader", timeout, work(&this), CallError::unavailable).await }.boxed()
     }
+
+    fn change_cluster(&self, change: ClusterChange, timeout: Duration) -> Answer<Option<Joined>> {
+        let this = self.clone();
+        let work = async move |this: &Self| shape::change_cluster(this, change).await;
+        async move { this.bounded("change_cluster", timeout, work(&this), CallError::unavailable).await }.boxed()
+    }
 }
 
 fn partition_status(group: &Group) -> PartitionStatus {
@@ -374,6 +453,7 @@ fn partition_status(group: &Group) -> PartitionStatus {
         clock: status.clock,
         keys_hint: None,
         fault: status.fault,
+        descriptor: group.is_leader().then(|| Descriptor::clone(&group.descriptor())),
     }
 }
 
@@ -389,5 +469,6 @@ fn unopened(partition: PartitionId, why: String) -> PartitionStatus {
         clock: Version::ZERO,
         keys_hint: None,
         fault: Some(why),
+        descriptor: None,
     }
 }

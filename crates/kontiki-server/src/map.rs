@@ -17,6 +17,25 @@ pub(crate) struct MapCopy {
     /// Where the members were when the cluster was created.
     members: Vec<(NodeId, String)>,
     current: watch::Sender<Arc<PartitionMap>>,
+    /// What other members have told.
+    heard: watch::Sender<Arc<PartitionMap>>,
+}
+
+/// Takes what is newer in `other`: descriptors by their epoch, nodes by their start and by how far they are on the way out.
+pub(crate) fn merge(map: &mut PartitionMap, other: &PartitionMap) {
+    map.learn(&other.partitions);
+    for node in &other.nodes {
+        match map.nodes.binary_search_by_key(&node.id, |known| known.id) {
+            Ok(at) => {
+                let known = &mut map.nodes[at];
+                let newer = (node.state, node.incarnation.starts) > (known.state, known.incarnation.starts);
+                if newer && node.state >= known.state && node.incarnation.starts >= known.incarnation.starts {
+                    *known = node.clone();
+                }
+            }
+            Err(at) => map.nodes.insert(at, node.clone()),
+        }
+    }
 }
 
 impl MapCopy {
@@ -27,6 +46,7 @@ impl MapCopy {
             suspected: Mutex::default(),
             members,
             current: watch::Sender::new(Arc::default()),
+            heard: watch::Sender::new(Arc::default()),
         }
     }
 
@@ -49,6 +69,22 @@ impl MapCopy {
             }
             differs
         })
+    }
+
+    /// Takes what another member has told, as far as it is news.
+    pub(crate) fn hear(&self, told: &PartitionMap) {
+        self.heard.send_if_modified(|heard| {
+            let mut newer = PartitionMap::clone(heard);
+            merge(&mut newer, told);
+            let differs = **heard != newer;
+            *heard = Arc::new(newer);
+            differs
+        });
+    }
+
+    /// Follows what other members have told.
+    pub(crate) fn hearsay(&self) -> watch::Receiver<Arc<PartitionMap>> {
+        self.heard.subscribe()
     }
 
     /// Where a node is reached.

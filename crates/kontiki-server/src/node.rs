@@ -27,7 +27,8 @@ use crate::map::MapCopy;
 use crate::metrics::Metrics;
 use crate::options::NodeOptions;
 use crate::running::{Ground, Running, blocking};
-use crate::{balance, bootstrap, grpc, http, reconcile, suspicion};
+use crate::transport::Peers;
+use crate::{bootstrap, grpc, hearsay, http, joining, membership, placement, reconcile, starts};
 
 /// How often readiness is looked at for the gRPC health service.
 const HEALTH_EVERY: Duration = Duration::from_millis(250);
@@ -64,21 +65,41 @@ impl Node {
     pub async fn start_in(env: Env, options: NodeOptions) -> Result<Self, Error> {
         options.check()?;
         let sockets = Sockets::take(&env, &options).await?;
-        let (dir, identity) = open_dir(&env, &options).await?;
-        let addr = advertised(&options, &identity, &sockets.addr);
+        let (dir, known) = open_dir(&env, &options).await?;
+        let addr = advertised(&options, known.as_ref(), &sockets.addr);
+        let identity = match known {
+            Some(identity) => identity,
+            None => joining::settle(&env, &options, &dir, &addr).await?,
+        };
+        let (counting, seed) = (dir.clone(), env.seed);
+        let incarnation = blocking(&env, move || starts::next(counting.as_ref(), seed)).await??;
         let members = identity.members_or(&addr);
         let map = Arc::new(MapCopy::new(members.clone()));
         let (changed, changes) = watch::channel(0);
-        let ground = Ground::open(&env, &options, &identity, dir, &map, changed).await?;
+        let peers = Arc::new(Peers::new(map.clone(), env.dial.clone()));
+        let ground = Ground::open(&env, &options, (&identity, incarnation), dir, (&map, &peers), changed).await?;
         let (stopping, cut) = (CancellationToken::new(), CancellationToken::new());
         let metrics = Metrics::default();
         let admission = Arc::new(Admission::new(options.admission.clone()));
-        let parts = Parts { identity, addr, map, admission, metrics: metrics.clone(), stopping, cut: cut.clone() };
+        let (zone, dial) = (options.zone.clone(), env.dial.clone());
+        let parts = Parts {
+            identity,
+            addr,
+            zone,
+            incarnation,
+            dial,
+            map,
+            admission,
+            metrics: metrics.clone(),
+            stopping,
+            cut: cut.clone(),
+        };
         let local = Local::new(parts, ground.groups.clone(), ground.engine());
         let client_options = ClientOptions { seed: Some(env.seed.wrapping_add(1)), ..ClientOptions::default() };
         let client = Client::embedded(local.node(), Arc::new(local.clone()), env.dial.clone(), client_options);
         let mut running = Running::new(local.clone(), cut, ground, env.exec.clone());
-        running.tasks.push(tokio::spawn(suspicion::run(local.clone(), env.dial.clone())));
+        running.tasks.push(tokio::spawn(hearsay::run(local.clone())));
+        running.tasks.push(tokio::spawn(membership::run(local.clone(), peers, changes.clone())));
         // From here on things run: whatever fails must end them.
         let starting = Starting { local: &local, client: &client, metrics, options: &options, members };
         match starting.run(sockets, changes, &mut running).await {
@@ -200,16 +221,18 @@ async fn listen(env: &Env, option: &str, address: &str) -> Result<(Box<dyn Liste
 }
 
 /// Where others reach this node: what it was told, else its member address, else (alone) where it listens.
-fn advertised(options: &NodeOptions, identity: &Identity, listening: &str) -> String {
-    let member = identity.members.iter().find(|(id, _)| *id == options.node_id).map(|(_, addr)| addr.clone());
+fn advertised(options: &NodeOptions, identity: Option<&Identity>, listening: &str) -> String {
+    let remembered = identity.into_iter().flat_map(|identity| identity.members.iter().filter(|(id, _)| *id == identity.node));
+    let stated = options.members.iter().filter(|(id, _)| *id == options.node_id);
+    let member = stated.chain(remembered).map(|(_, addr)| addr.clone()).next();
     options.advertise.clone().or(member).unwrap_or_else(|| listening.to_owned())
 }
 
-async fn open_dir(env: &Env, options: &NodeOptions) -> Result<(Arc<dyn DataDir>, Identity), Error> {
-    let (dirs, options, seed) = (env.data_dirs.clone(), options.clone(), env.seed);
+async fn open_dir(env: &Env, options: &NodeOptions) -> Result<(Arc<dyn DataDir>, Option<Identity>), Error> {
+    let (dirs, options) = (env.data_dirs.clone(), options.clone());
     blocking(env, move || {
         let dir = dirs.open(&options.data_dir)?;
-        let identity = Identity::open(dir.as_ref(), &options, seed)?;
+        let identity = Identity::open(dir.as_ref(), &options)?;
         Ok((dir, identity))
     })
     .await?
@@ -237,17 +260,21 @@ impl Starting<'_> {
         for (partition, fault) in running.ground.groups.broken() {
             local.note_broken(partition, Some(fault.to_string()));
         }
-        if local.replica(PartitionId::SYSTEM).is_none() && !local.is_broken(PartitionId::SYSTEM) {
-            bootstrap::open_system(&running.ground.groups, &members).await?;
+        let groups = &running.ground.groups;
+        let was_moved_away =
+            groups.was_removed(PartitionId::SYSTEM).map_err(|fault| Error::new(ErrorKind::Storage, fault.to_string()))?;
+        let founds = !local.identity().joined && !was_moved_away;
+        if founds && local.replica(PartitionId::SYSTEM).is_none() && !local.is_broken(PartitionId::SYSTEM) {
+            bootstrap::open_system(groups, &members, options.replicas).await?;
         }
         for group in local.replicas() {
             reconcile::wake(local, &group);
         }
         let (tasks, cut) = (&mut running.tasks, &running.cut);
         tasks.extend([
-            tokio::spawn(bootstrap::found_cluster(local.clone(), members, options.cuts())),
+            tokio::spawn(bootstrap::found_cluster(local.clone(), members, options.cuts(), options.replicas)),
             tokio::spawn(reconcile::run(local.clone(), changes)),
-            tokio::spawn(balance::run(local.clone(), client.clone(), options.balance)),
+            tokio::spawn(placement::run(local.clone(), client.clone(), options.balance, options.dead_after)),
         ]);
         tasks.push(tokio::spawn(grpc::report_health(local.clone(), services.health(), HEALTH_EVERY)));
         tasks.push(tokio::spawn(services.serve(Incoming::new(sockets.grpc, cut.clone()), local.stopping().clone())));

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use kontiki_raft::{LogRetention, RaftOptions, SnapshotOptions};
 use kontiki_storage::engine::RocksOptions;
@@ -15,6 +16,12 @@ use kontiki_types::{Bytes, Error, ErrorKind, NodeId};
 pub const LISTEN_ANYWHERE: &str = "127.0.0.1:0";
 /// Bytes of a cluster's name: it is a label in logs and metrics.
 const CLUSTER_NAME_BYTES_MAX: usize = 128;
+/// Bytes of a zone's name: it is compared and shown.
+const ZONE_BYTES_MAX: usize = 128;
+/// More replicas than this make writes slow and nothing safer.
+const REPLICAS_MAX: u32 = 7;
+/// A node that is silent for less is not given up.
+const DEAD_AFTER_MIN: Duration = Duration::from_secs(1);
 
 /// Settings of one node. `NodeOptions { data_dir, ..NodeOptions::default() }` is a lone node that serves its own process.
 #[derive(Clone, Debug)]
@@ -35,6 +42,17 @@ pub struct NodeOptions {
     /// The members that the cluster is created with, this node included, each with the address it is reached at; the same list on
     /// all of them, and at every later start (or none: the data directory remembers). Empty: a cluster of this node alone.
     pub members: Vec<(NodeId, String)>,
+    /// Addresses of nodes of a cluster that is there already: a node with a new directory joins it, and is given its number. Later starts
+    /// need no list. Default: none.
+    pub join: Vec<String>,
+    /// Where the node stands (a rack, a data centre): replicas of a partition are put in different zones where that can be. Default:
+    /// nowhere in particular.
+    pub zone: String,
+    /// How many replicas each partition has, as soon as there are nodes for them; an even number means one less. Settled when the cluster
+    /// is created. Default 3.
+    pub replicas: u32,
+    /// A node that has not answered for this long is given up for the time being: what it held is rebuilt on other nodes. Default 10 min.
+    pub dead_after: Duration,
     /// How many partitions the keys are cut into when the cluster is created; ignored later. Default 1.
     pub partitions: u32,
     /// Where to cut instead: user keys, sorted. `n` boundaries make `n + 1` partitions. Default: even cuts.
@@ -84,6 +102,10 @@ impl Default for NodeOptions {
             advertise: None,
             http_listen: None,
             members: Vec::new(),
+            join: Vec::new(),
+            zone: String::new(),
+            replicas: 3,
+            dead_after: Duration::from_secs(600),
             partitions: 1,
             boundaries: Vec::new(),
             raft: RaftOptions::default(),
@@ -113,6 +135,7 @@ impl NodeOptions {
         }
         self.check_addresses()?;
         self.check_members()?;
+        self.check_place()?;
         self.check_partitions()?;
         self.check_admission()?;
         self.log_retention.check()?;
@@ -169,6 +192,27 @@ impl NodeOptions {
             let listed: Vec<_> = ids.iter().map(NodeId::to_string).collect();
             let (own, listed) = (self.node_id, listed.join(", "));
             return Err(config(format!("node_id is {own}, but members lists only {listed}; correct one of them")));
+        }
+        Ok(())
+    }
+
+    fn check_place(&self) -> Result<(), Error> {
+        if !self.join.is_empty() && !self.members.is_empty() {
+            return Err(config(
+                "join and members are both given; members is for a new cluster, join for one that is there: give one",
+            ));
+        }
+        self.join.iter().try_for_each(|address| reachable("join", address))?;
+        let length = self.zone.len();
+        if length > ZONE_BYTES_MAX {
+            return Err(config(format!("zone has {length} bytes; give it at most {ZONE_BYTES_MAX}")));
+        }
+        if !(1..=REPLICAS_MAX).contains(&self.replicas) {
+            return Err(config(format!("replicas is {}; give 1 to {REPLICAS_MAX}, best 3 or 5", self.replicas)));
+        }
+        if self.dead_after < DEAD_AFTER_MIN {
+            let (given, least) = (self.dead_after.as_millis(), DEAD_AFTER_MIN.as_millis());
+            return Err(config(format!("dead_after is {given} ms; give at least {least}: a restart must not look like a death")));
         }
         Ok(())
     }

@@ -1,16 +1,17 @@
 //! Makes this node hold what the map says it holds: reads the map from the node's own replica of the system partition whenever that
-//! changes, publishes it, opens the replicas that name this node, and starts new groups. Effects are data; this is the loop that
-//! carries them out (DESIGN law 2).
+//! changes (or takes what others tell), publishes it, opens the replicas that name this node, starts new groups, and deletes replicas that
+//! were moved away. Effects are data; this is the loop that carries them out (DESIGN law 2).
 
 use std::time::Duration;
 
 use kontiki_raft::Group;
 use kontiki_storage::system;
-use kontiki_types::{Descriptor, Fault, NodeId, PartitionId, PartitionMap};
+use kontiki_types::{Descriptor, Fault, NodeId, NodeState, PartitionId, PartitionMap};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use crate::local::Local;
+use crate::map::merge;
 
 /// After a failure, and to notice what no effect tells.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -21,54 +22,92 @@ const NUDGE_FOR: Duration = Duration::from_secs(3);
 
 /// Runs until the node stops. `changes` ticks when keys of the map have changed in this node's replica of the system partition.
 pub(crate) async fn run(local: Local, mut changes: watch::Receiver<u64>) {
+    let mut hearsay = local.map_copy().hearsay();
     loop {
         changes.mark_unchanged();
-        if let Err(fault) = once(&local).await {
+        let heard = hearsay.borrow_and_update().clone();
+        if let Err(fault) = once(&local, &heard).await {
             tracing::error!(node = %local.node(), %fault, "the map could not be read from this node's replica");
         }
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
+            changed = hearsay.changed() => if changed.is_err() { return },
             () = sleep(AGAIN_AFTER) => {}
             () = local.stopping().cancelled() => return,
         }
     }
 }
 
-async fn once(local: &Local) -> Result<(), Fault> {
-    let Some(system) = local.replica(PartitionId::SYSTEM) else { return Ok(()) };
-    let map = system::read_map(system.reader())?;
+async fn once(local: &Local, heard: &PartitionMap) -> Result<(), Fault> {
+    let mut map = match local.replica(PartitionId::SYSTEM) {
+        Some(system) => system::read_map(system.reader())?,
+        None => PartitionMap::clone(&local.map_copy().current()),
+    };
+    merge(&mut map, heard);
     check_own_entry(local, &map);
     if local.map_copy().publish(map) {
         tracing::debug!(node = %local.node(), "the map has changed");
     }
+    if local.is_misfit() {
+        return Ok(());
+    }
     let map = local.map_copy().current();
-    for descriptor in map.partitions.iter().filter(|descriptor| descriptor.replica_on(local.node()).is_some()) {
-        if local.replica(descriptor.id).is_some() {
-            continue;
-        }
-        let Some(groups) = local.groups().filter(|_| !local.stopping().is_cancelled()) else { return Ok(()) };
-        match groups.create(descriptor.clone()).await {
-            Ok(group) => {
-                local.note_broken(descriptor.id, None);
-                wake(local, &group);
+    for descriptor in &map.partitions {
+        match (local.replica(descriptor.id), descriptor.replica_on(local.node())) {
+            (Some(group), _) if is_removed(&group, descriptor, local.node()) => remove(local, &group).await,
+            // One that joins is opened when the partition's leader asks for it: not before its log begins with a snapshot.
+            (None, Some(replica)) if replica.votes() => {
+                // What is wrong is noted; the others go on.
+                let _ = local.open_replica(descriptor.clone()).await;
             }
-            // That replica alone stays down, and says so; the others go on.
-            Err(fault) => local.note_broken(descriptor.id, Some(fault.to_string())),
+            _ => {}
         }
     }
     Ok(())
 }
 
+/// Whether the map says for certain that a replica is no longer wanted: it knows of this replica or of later ones, it is newer than what
+/// the replica itself knows, and does not name it. Anything less may be a map that is behind.
+fn is_removed(group: &Group, descriptor: &Descriptor, own: NodeId) -> bool {
+    let known = group.descriptor();
+    let listed = descriptor.replica_on(own).is_some_and(|replica| replica.id == group.replica());
+    !listed && descriptor.next_replica > group.replica() && descriptor.epoch.conf > known.epoch.conf
+}
+
+async fn remove(local: &Local, group: &Group) {
+    let Some(groups) = local.groups() else { return };
+    let (partition, replica) = (group.partition(), group.replica());
+    match groups.destroy(partition, replica).await {
+        Ok(()) => tracing::info!(%partition, %replica, "the replica was moved away, and is deleted here"),
+        Err(fault) => tracing::error!(%partition, %replica, %fault, "the replica was moved away, but could not be deleted here"),
+    }
+}
+
 /// A node whose directory is not the one that the cluster knows must not take part: it has promised and acknowledged things that it
-/// no longer remembers.
-pub(crate) fn check_own_entry(local: &Local, map: &PartitionMap) {
-    let known = map.node(local.node()).and_then(|info| info.store);
-    let own = local.identity().store;
-    if let Some(known) = known.filter(|known| *known != own) {
-        let node = local.node();
+/// no longer remembers. Nor must one that the cluster has given up.
+fn check_own_entry(local: &Local, map: &PartitionMap) {
+    let Some(known) = map.node(local.node()) else { return };
+    let (node, own) = (local.node(), local.identity().store);
+    if let Some(store) = known.store.filter(|store| *store != own) {
         local.note_misfit(format!(
-            "the cluster knows {node} by store {known}, this data directory is store {own}: the disk of {node} was replaced; \
-             start with the old directory, or add this node under a new id"
+            "the cluster knows {node} by store {store}, this data directory is store {own}: the disk of {node} was replaced; \
+             start with the old directory, or with an empty one, to join as a new node"
+        ));
+    } else if local.incarnation().is_older_copy_of(known.incarnation) {
+        local.note_misfit(format!(
+            "the cluster has seen start {} of {node}, this is start {}: the data directory is an older copy of itself, or was started twice; \
+             stop this process, and start with an empty directory, to join as a new node",
+            known.incarnation.starts,
+            local.incarnation().starts
+        ));
+    } else if known.state == NodeState::Lost {
+        local.note_misfit(format!(
+            "{node} was given up, and what it held is rebuilt elsewhere: it takes part no more; start with an empty directory, to join as a \
+             new node"
+        ));
+    } else if known.state == NodeState::Gone {
+        local.note_misfit(format!(
+            "{node} was decommissioned and holds nothing any more: stop it; to use this machine again, start with an empty directory"
         ));
     }
 }

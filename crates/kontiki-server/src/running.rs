@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use kontiki_raft::{Exec, Groups, GroupsConfig};
+use kontiki_raft::{Exec, Group, Groups, GroupsConfig};
 use kontiki_storage::disk::Disk;
 use kontiki_storage::engine::Engine;
 use kontiki_types::partition::Incarnation;
-use kontiki_types::{Effect, Error, ErrorKind, Fault};
+use kontiki_types::{Effect, Error, ErrorKind, Fault, NodeId};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
@@ -72,9 +72,9 @@ impl Ground {
     pub(crate) async fn open(
         env: &Env,
         options: &NodeOptions,
-        identity: &Identity,
+        (identity, incarnation): (&Identity, Incarnation),
         dir: Arc<dyn DataDir>,
-        map: &Arc<MapCopy>,
+        (map, peers): (&Arc<MapCopy>, &Arc<Peers>),
         changed: watch::Sender<u64>,
     ) -> Result<Self, Error> {
         let (opening, engine_options) = (dir.clone(), options.engine.clone());
@@ -90,12 +90,12 @@ impl Ground {
             cluster_name: identity.cluster_name.clone(),
             node: identity.node,
             store: identity.store,
-            incarnation: Incarnation::UNKNOWN,
+            incarnation,
             members: map.clone(),
             disk: log.clone(),
             log: options.log.clone(),
             engine: engine.clone(),
-            transport: Arc::new(Peers::new(map.clone(), env.dial.clone())),
+            transport: peers.clone(),
             wall_ms: env.wall_ms.clone(),
             exec: env.exec.clone(),
             effects: Arc::new(move |_, effect| match effect {
@@ -151,6 +151,25 @@ fn in_dir(dir: &dyn DataDir, what: &str, fault: Fault) -> Error {
     Error::with_source(ErrorKind::Storage, format!("data directory {}: {what}: {fault}; {advice}", dir.path().display()), fault)
 }
 
+/// Hands one partition over, as soon as some other voter has its whole log: under load that is so only now and then. `turn` makes different
+/// partitions choose different nodes. Ends when somebody else leads, or never, if nobody can.
+async fn hand_over(own: NodeId, group: Group, turn: usize) {
+    while group.is_leader() {
+        let status = group.status();
+        let others = status.voters.iter().filter(|node| **node != own);
+        if others.clone().next().is_none() {
+            return;
+        }
+        let complete: Vec<NodeId> = others.copied().filter(|node| status.caught_up.contains(node)).collect();
+        if let Some(to) = complete.get(turn % complete.len().max(1))
+            && let Err(error) = group.transfer_leader(*to).await
+        {
+            tracing::debug!(partition = %group.partition(), %to, %error, "not handed over yet");
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
 impl Running {
     pub(crate) fn new(local: Local, cut: CancellationToken, ground: Ground, exec: Arc<dyn Exec>) -> Self {
         Self { local, tasks: Vec::new(), cut, ground, exec, runtime: Handle::current() }
@@ -176,20 +195,11 @@ impl Running {
         self.runtime.clone().spawn(self.end())
     }
 
-    /// Asks, for every partition that this node leads, another voter to take over. All at once: each takes one election.
+    /// Hands every partition that this node leads over to another voter. All at once: each takes one election.
     async fn hand_over(&self) {
-        let own = self.local.node();
-        let led = self.local.replicas().into_iter().filter(|group| group.is_leader());
-        let transfers = led.filter_map(|group| {
-            let status = group.status();
-            let to = status.caught_up.into_iter().find(|node| *node != own && status.voters.contains(node))?;
-            Some(async move {
-                if let Err(error) = group.transfer_leader(to).await {
-                    tracing::debug!(partition = %group.partition(), %to, %error, "not handed over");
-                }
-            })
-        });
-        join_all(transfers.collect::<Vec<_>>()).await;
+        let led = self.local.replicas().into_iter().filter(Group::is_leader);
+        let transfers = led.zip(0..).map(|(group, turn)| hand_over(self.local.node(), group, turn));
+        join_all(transfers).await;
     }
 
     /// Waits until everything that was begun has been answered, and all loops and services have ended.

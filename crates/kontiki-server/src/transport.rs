@@ -20,17 +20,18 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt};
 use hyper_util::rt::TokioIo;
 use kontiki_client::Dial;
-use kontiki_proto::v1;
 use kontiki_proto::v1::peer_client::PeerClient;
+use kontiki_proto::{convert, v1};
 use kontiki_raft::{Envelope, Refusal, Transport, TransportError};
 use kontiki_types::limits::PEER_MESSAGE_BYTES_MAX;
 use kontiki_types::partition::Incarnation;
-use kontiki_types::{ClusterId, NodeId, PartitionId, ReplicaId, StoreId};
+use kontiki_types::{ClusterId, Descriptor, NodeId, PartitionId, ReplicaId, StoreId};
 use parking_lot::Mutex;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use crate::identity::Identity;
 use crate::map::MapCopy;
 
 /// An HTTP/2 ping goes out this often, also while the connection is idle: a peer that vanished without a word is found by nothing
@@ -107,6 +108,34 @@ impl Peers {
         };
         let client = PeerClient::new(channel).max_decoding_message_size(PEER_MESSAGE_BYTES_MAX);
         Ok(client.max_encoding_message_size(PEER_MESSAGE_BYTES_MAX))
+    }
+}
+
+impl Peers {
+    /// Has a node open an empty replica of a partition, as the descriptor names it.
+    pub(crate) async fn open_replica(
+        &self,
+        own: &Identity,
+        to: NodeId,
+        store: Option<StoreId>,
+        descriptor: &Descriptor,
+        within: Duration,
+    ) -> Result<(), TransportError> {
+        let mut client = self.client(to, Lane::Messages)?;
+        let message = v1::OpenReplicaRequest {
+            cluster_id: Bytes::copy_from_slice(&own.cluster.0),
+            from_node_id: own.node.0,
+            to_node_id: to.0,
+            to_store_id: store_to_wire(store.unwrap_or_default()),
+            descriptor: Some(convert::descriptor_to(descriptor)),
+        };
+        let mut request = Request::new(message);
+        request.set_timeout(within);
+        match timeout(within, client.open_replica(request)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(status)) => Err(refusal(to, &status)),
+            Err(_) => Err(TransportError::Timeout(format!("{to} did not answer within {} ms", within.as_millis()))),
+        }
     }
 }
 
@@ -273,7 +302,7 @@ fn store_to_wire(store: StoreId) -> Bytes {
     if store == StoreId::default() { Bytes::new() } else { Bytes::copy_from_slice(&store.0) }
 }
 
-fn store_from_wire(what: &str, bytes: &Bytes) -> Result<StoreId, TransportError> {
+pub(crate) fn store_from_wire(what: &str, bytes: &Bytes) -> Result<StoreId, TransportError> {
     if bytes.is_empty() { Ok(StoreId::default()) } else { Ok(StoreId(uuid(what, bytes)?)) }
 }
 

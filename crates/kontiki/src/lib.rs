@@ -35,7 +35,8 @@
 //! write that was acknowledged before it started, unless a weaker [`ReadLevel`] was asked for. What fails is an [`Error`] whose
 //! [`ErrorKind`] says what to do; `Ambiguous`, "it may have been applied", is a kind of its own. Nothing ends the host process.
 //!
-//! To be one of three, give each node its `node_id`, `listen` and the same `members` (see [`NodeBuilder`]). A program that only talks to a
+//! To be one of three, give each node its `node_id`, `listen` and the same `members` (see [`NodeBuilder`]); to join a cluster that is there,
+//! give it `listen` and `join`. A program that only talks to a
 //! cluster uses the crate `kontiki-client` alone. This crate is a façade: it re-exports, and holds no code of its own.
 
 pub use kontiki_client::{
@@ -47,9 +48,13 @@ pub use kontiki_server::{
     SnapshotOptions, env, offline,
 };
 pub use kontiki_types::{
-    Bytes, CallError, Change, ClusterId, Descriptor, Epoch, Error, ErrorKind, KeyRange, NamespaceId, NodeId, NodeInfo, OpResult,
-    PartitionId, PartitionMap, ReadLevel, Reject, Replica, ReplicaId, RequestId, Row, SessionId, StoreId, Token, Version,
-    WriteReply, key, limits,
+    AdmissionOptions, LISTEN_ANYWHERE, LogOptions, LogRetention, Node, NodeBuilder, NodeOptions, RaftOptions, RocksOptions,
+    SnapshotOptions, env, offline,
+};
+pub use kontiki_types::{
+    Bytes, CallError, Change, ClusterId, Descriptor, Epoch, Error, ErrorKind, KeyRange, NamespaceId, NodeId, NodeInfo, NodeState,
+    OpResult, PartitionId, PartitionMap, ReadLevel, Reject, Replica, ReplicaId, RequestId, Role, Row, SessionId, StoreId, Token,
+    Version, WriteReply, key, limits,
 };
 
 /// The example of the project's README, compiled.

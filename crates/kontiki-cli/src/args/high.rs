@@ -8,8 +8,8 @@ use bytes::Bytes;
 use kontiki::{NodeId, PartitionId, ReadLevel, Version, key};
 
 use super::low::{
-    BackupArgs, BackupCommand, Command, ConditionArgs, DeleteArgs, ExportArgs, ImportArgs, LogFormat, LowArgs, OutputFormat,
-    PutArgs, RangeArgs, RecoverArgs, VerifyArgs,
+    BackupArgs, BackupCommand, Command, ConditionArgs, DeleteArgs, ExportArgs, ImportArgs, LogFormat, LowArgs, NodeCommand,
+    OutputFormat, PutArgs, RangeArgs, RecoverArgs, VerifyArgs,
 };
 use crate::encoding::Encoding;
 use crate::failure::Failure;
@@ -96,6 +96,15 @@ pub enum Task {
     Partitions,
     /// The nodes.
     Nodes,
+    /// Empty a node.
+    Decommission {
+        /// Which.
+        node: NodeId,
+        /// Until it holds nothing.
+        wait: bool,
+    },
+    /// Give a node up.
+    RemoveNode(NodeId),
     /// Move leadership.
     TransferLeader {
         /// Which.
@@ -309,7 +318,9 @@ fn task(command: Command, encoding: Encoding) -> Result<Task, Failure> {
         }
         Command::Status => Task::Status,
         Command::Partitions => Task::Partitions,
-        Command::Nodes => Task::Nodes,
+        Command::Nodes | Command::Node(NodeCommand::List) => Task::Nodes,
+        Command::Node(NodeCommand::Decommission(args)) => Task::Decommission { node: args.node, wait: args.wait },
+        Command::Node(NodeCommand::Remove { node }) => Task::RemoveNode(node),
         Command::TransferLeader(args) => Task::TransferLeader { partition: args.partition, node: args.node },
         Command::Completions { shell } => Task::Completions(shell),
     })

@@ -156,8 +156,11 @@ pub enum Command {
     Status,
     /// Show the partitions: what each holds, who leads it, how far its replicas are
     Partitions,
-    /// Show the nodes of the cluster
+    /// Show the nodes of the cluster (the same as node list)
     Nodes,
+    /// Show nodes, empty one so that it can be switched off, or give one up that is lost
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// Make another node lead a partition
     TransferLeader(TransferLeaderArgs),
     /// Print a completion script for a shell, such as: source <(kontiki completions bash)
@@ -165,6 +168,35 @@ pub enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+/// What to do with nodes.
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// Show the nodes of the cluster: where they are, what they hold, what is to become of them
+    List,
+    /// Empty a node, so that it can be switched off: what it holds moves to other nodes while everything goes on
+    Decommission(DecommissionArgs),
+    /// Give up a node that does not answer and will not come back: what it held is rebuilt on other nodes from the replicas they have
+    Remove {
+        /// The node, such as 4 or n4
+        #[arg(value_parser = values::node)]
+        node: NodeId,
+    },
+}
+
+/// Arguments of `node decommission`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The node serves what it has until that has moved. When `kontiki node list` says that it is gone, it holds nothing: stop its process. Its \
+number is never given again. It is refused if the other nodes could not hold what it has: add a node first (kontiki server --join).")]
+pub struct DecommissionArgs {
+    /// The node, such as 4 or n4
+    #[arg(value_parser = values::node)]
+    pub node: NodeId,
+    /// Wait until it holds nothing, however long that takes
+    #[arg(long)]
+    pub wait: bool,
 }
 
 /// Flags of `server`. What is not given here is taken from the environment, then from the file of `--config`, then from the
@@ -198,6 +230,18 @@ pub struct ServerArgs {
     /// The keys at which a new cluster cuts, instead of even parts; typed as --encoding says
     #[arg(long, env = "KONTIKI_BOUNDARIES", hide_env_values = true, value_delimiter = ',', value_name = "KEY")]
     pub boundaries: Option<Vec<String>>,
+    /// Nodes of a running cluster, HOST:PORT,...: a node with an empty data directory joins it and is given a number. One that answers is enough
+    #[arg(long, env = "KONTIKI_JOIN", hide_env_values = true, value_delimiter = ',', value_name = "ADDRS", conflicts_with_all = ["members", "node_id"])]
+    pub join: Option<Vec<String>>,
+    /// Where the node stands, such as a rack: replicas of a partition are put in different zones where that can be
+    #[arg(long, env = "KONTIKI_ZONE", hide_env_values = true, value_name = "NAME")]
+    pub zone: Option<String>,
+    /// How many replicas a partition of a new cluster has, as soon as there are nodes for them; the same on every node [default: 3]
+    #[arg(long, env = "KONTIKI_REPLICAS", hide_env_values = true, value_name = "N")]
+    pub replicas: Option<u32>,
+    /// How long a node may be silent before what it held is rebuilt on others; the same on every node [default: 10m]
+    #[arg(long, env = "KONTIKI_DEAD_AFTER", hide_env_values = true, value_parser = values::duration, value_name = "TIME")]
+    pub dead_after: Option<Duration>,
     /// The name of the cluster, the same on every node: nodes of another cluster are refused [default: kontiki]
     #[arg(long, env = "KONTIKI_CLUSTER_NAME", hide_env_values = true, value_name = "NAME")]
     pub cluster_name: Option<String>,
@@ -522,6 +566,11 @@ mod tests {
             "restore --from b --data d --partitions 0",
             "recover --to d",
             "server --partitions 2 --boundaries m",
+            "server --join a:1 --members 1=b:1",
+            "server --join a:1 --node-id 4",
+            "node",
+            "node decommission",
+            "node remove zero",
         ] {
             let typed = std::iter::once("kontiki").chain(line.split(' '));
             let error = LowArgs::try_parse_from(typed).expect_err(line);

@@ -1,8 +1,8 @@
-//! `status`, `partitions`, `nodes`, `transfer-leader`: the cluster as its operators see it.
+//! `status`, `partitions`, `transfer-leader`: the cluster as its operators see it.
 
 use std::collections::BTreeMap;
 
-use kontiki::{Descriptor, Error, NodeId, NodeInfo, PartitionId, key};
+use kontiki::{Descriptor, Error, NodeId, NodeInfo, PartitionId, Role, key};
 use kontiki_client::{Client, NodeStatus, PartitionStatus};
 use serde_json::{Map, Value, json};
 
@@ -81,6 +81,7 @@ fn status_json((node, status): &(NodeInfo, Result<NodeStatus, Error>)) -> Value 
             object["uptime_ms"] = status.uptime_ms.into();
             object["log_bytes"] = status.log_bytes.into();
             object["data_bytes"] = status.data_bytes.into();
+            object["fsync_us"] = status.fsync_us.into();
             object["fault"] = status.fault.clone().into();
             object["partitions"] = status.partitions.iter().map(replica_json).collect();
         }
@@ -127,13 +128,19 @@ impl<'a> View<'a> {
     /// Each replica's applied index, against the highest that is committed: `n1 412, n2 412, n3 410 (-2)`.
     fn progress(&self) -> String {
         let committed = self.replicas.values().map(|p| p.committed_index).max().unwrap_or_default();
-        let of = |replica: &kontiki::Replica| match self.replicas.get(&replica.node) {
-            None => format!("{} ?", replica.node),
-            Some(p) if p.fault.is_some() => format!("{} stopped", replica.node),
-            Some(p) if p.applied_index < committed => {
-                format!("{} {} (-{})", replica.node, p.applied_index, committed - p.applied_index)
+        let of = |replica: &kontiki::Replica| {
+            let node = match replica.role {
+                Role::Voter => replica.node.to_string(),
+                other => format!("{} {}", replica.node, role(other)),
+            };
+            match self.replicas.get(&replica.node) {
+                None => format!("{node} ?"),
+                Some(p) if p.fault.is_some() => format!("{node} stopped"),
+                Some(p) if p.applied_index < committed => {
+                    format!("{node} {} (-{})", p.applied_index, committed - p.applied_index)
+                }
+                Some(p) => format!("{node} {}", p.applied_index),
             }
-            Some(p) => format!("{} {}", replica.node, p.applied_index),
         };
         self.descriptor.replicas.iter().map(of).collect::<Vec<_>>().join(", ")
     }
@@ -151,10 +158,19 @@ impl<'a> View<'a> {
         object.insert("leader".to_owned(), self.leader().map(|node| node.0).into());
         let replicas = self.descriptor.replicas.iter().map(|replica| {
             let status = self.replicas.get(&replica.node).map_or(Value::Null, |status| replica_json(status));
-            json!({ "node": replica.node.0, "replica": replica.id.0, "voter": replica.votes(), "status": status })
+            json!({ "node": replica.node.0, "replica": replica.id.0, "role": role(replica.role), "voter": replica.votes(), "status": status })
         });
         object.insert("replicas".to_owned(), replicas.collect());
         Value::Object(object)
+    }
+}
+
+/// What a replica is, or is on its way to be.
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::Joining => "joining",
+        Role::Voter => "voter",
+        Role::Leaving => "leaving",
     }
 }
 
@@ -195,31 +211,6 @@ pub async fn partitions(client: &Client, output: Output) -> Result<(), Stop> {
     output.print(
         || output::table(Some(&header), rows),
         || json!({ "partitions": views.iter().map(|view| view.json(output.encoding)).collect::<Vec<_>>() }),
-    )
-}
-
-/// The nodes that the map names. Asks only the one that is connected.
-pub async fn nodes(client: &Client, output: Output) -> Result<(), Stop> {
-    let map = client.refresh_map().await?;
-    let store = |node: &NodeInfo| node.store.map(|store| store.to_string());
-    let replicas = |node: &NodeInfo| map.partitions.iter().filter(|d| d.replica_on(node.id).is_some()).count();
-    let rows = map.nodes.iter().map(|node| {
-        vec![
-            node.id.to_string(),
-            node.addr.clone(),
-            replicas(node).to_string(),
-            store(node).unwrap_or_else(|| "(not registered yet)".to_owned()),
-        ]
-    });
-    output.print(
-        || output::table(Some(&["NODE", "ADDRESS", "REPLICAS", "STORE"]), rows),
-        || {
-            let nodes = map
-                .nodes
-                .iter()
-                .map(|n| json!({ "node": n.id.0, "address": n.addr, "replicas": replicas(n), "store": store(n) }));
-            json!({ "nodes": nodes.collect::<Vec<_>>() })
-        },
     )
 }
 

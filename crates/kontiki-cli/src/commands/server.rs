@@ -44,6 +44,10 @@ fn options(settings: ServerSettings) -> NodeOptions {
         advertise: settings.advertise,
         http_listen: settings.http,
         members: settings.members,
+        join: settings.join,
+        zone: settings.zone,
+        replicas: settings.replicas,
+        dead_after: settings.dead_after,
         partitions,
         boundaries,
         ..NodeOptions::default()

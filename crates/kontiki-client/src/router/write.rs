@@ -8,6 +8,7 @@ use kontiki_types::{
 };
 
 use super::{Aim, Attempts, Failure, Next, Place, Router, Target, limited};
+use crate::cluster_change::{ClusterChange, Joined};
 use crate::session::Ticket;
 
 impl Router {
@@ -136,6 +137,30 @@ impl Router {
                     self.map.set_leader(partition, to);
                     return Ok(());
                 }
+                Err(error) => {
+                    self.after(&mut attempts, &target, error, true, false).await?;
+                }
+            }
+        }
+    }
+}
+
+impl Router {
+    /// Asks for a change of the cluster's shape. Repeating it does no harm.
+    pub(crate) async fn change_cluster(&self, change: ClusterChange, timeout: Duration) -> Result<Option<Joined>, CallError> {
+        let (mut attempts, partition) = (Attempts::new(timeout), change.partition());
+        loop {
+            let found = self.target(&mut attempts, Aim::Leader, |map| place_of_partition(map, partition)).await;
+            let (target, ()) = found.map_err(Failure::into_call)?;
+            let time = self.attempt_time(&attempts)?;
+            attempts.made += 1;
+            match limited(time, target.endpoint.change_cluster(change.clone(), time), false).await {
+                Ok(answer) => {
+                    self.succeeded(&attempts, &target, Aim::Leader);
+                    return Ok(answer);
+                }
+                // What another change was made of meanwhile is not for the router to repair.
+                Err(error @ CallError::Reject(_)) => return Err(error),
                 Err(error) => {
                     self.after(&mut attempts, &target, error, true, false).await?;
                 }

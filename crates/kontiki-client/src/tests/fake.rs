@@ -543,6 +543,7 @@ impl Endpoint for Node {
                 log_bytes: 0,
                 data_bytes: 0,
                 fault: None,
+                fsync_us: 0,
             })
         })
     }

@@ -135,6 +135,25 @@ impl ClusterApi for Service {
         let moved = self.node.transfer_leader(PartitionId(partition_id), NodeId(to_node_id), TIME).await;
         moved.map(|()| Response::new(v1::TransferLeaderResponse {})).map_err(|error| to_status(&error))
     }
+
+    async fn join(&self, _: Request<v1::JoinRequest>) -> Result<Response<v1::JoinResponse>, Status> {
+        Err(Status::unimplemented("no part of these tests"))
+    }
+
+    async fn change_replicas(
+        &self,
+        _: Request<v1::ChangeReplicasRequest>,
+    ) -> Result<Response<v1::ChangeReplicasResponse>, Status> {
+        Err(Status::unimplemented("no part of these tests"))
+    }
+
+    async fn decommission(&self, _: Request<v1::DecommissionRequest>) -> Result<Response<v1::DecommissionResponse>, Status> {
+        Err(Status::unimplemented("no part of these tests"))
+    }
+
+    async fn remove_node(&self, _: Request<v1::RemoveNodeRequest>) -> Result<Response<v1::RemoveNodeResponse>, Status> {
+        Err(Status::unimplemented("no part of these tests"))
+    }
 }
 
 /// How dialing goes.

@@ -1,11 +1,12 @@
 //! Whose directory this is: every way in which it can be somebody else's, damaged, or half made.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use kontiki_storage::disk::SimulatedDisk;
+use kontiki_storage::disk::{Disk, SimulatedDisk};
 use kontiki_storage::engine::{Engine, MemoryEngine, RocksOptions};
-use kontiki_types::Fault;
+use kontiki_types::{ErrorKind, Fault, NodeInfo};
 
 use super::*;
 use crate::env::Env;
@@ -22,8 +23,18 @@ impl SimulatedDir {
     }
 
     fn open(&self, options: &NodeOptions) -> Result<Identity, Error> {
-        Identity::open(self, options, 1)
+        open_or_found(self, options, 1)
     }
+}
+
+/// What a first start does without asking anybody.
+fn open_or_found(dir: &dyn DataDir, options: &NodeOptions, seed: u64) -> Result<Identity, Error> {
+    if let Some(known) = Identity::open(dir, options)? {
+        return Ok(known);
+    }
+    let identity = Identity::founder(options, new_store(dir, seed)?, seed);
+    identity.keep(dir)?;
+    Ok(identity)
 }
 
 impl DataDir for SimulatedDir {
@@ -80,8 +91,8 @@ fn a_new_directory_gets_an_identity_that_stays() {
 #[test]
 fn lone_nodes_are_clusters_of_their_own() {
     let (a, b) = (SimulatedDir::new(1), SimulatedDir::new(2));
-    let first = Identity::open(&a, &lone(), 1).expect("new");
-    let second = Identity::open(&b, &lone(), 2).expect("new");
+    let first = open_or_found(&a, &lone(), 1).expect("new");
+    let second = open_or_found(&b, &lone(), 2).expect("new");
     assert_ne!(first.cluster, second.cluster);
     assert_ne!(first.store, second.store);
     assert_eq!(first.members_or("x:1"), [(NodeId(1), "x:1".to_owned())]);
@@ -98,6 +109,52 @@ fn a_foreign_directory_is_refused_with_both_sides_named() {
     let alone = SimulatedDir::new(2);
     alone.open(&lone()).expect("new");
     refused(alone.open(&three()), &["created with itself alone"]);
+}
+
+fn joined(dir: &SimulatedDir, former: Option<NodeId>) -> Identity {
+    let info = |id, addr: &str| NodeInfo { id: NodeId(id), addr: addr.to_owned(), ..NodeInfo::default() };
+    let nodes = vec![info(1, "a:1"), info(2, "b:1"), info(4, "d:1")];
+    let answer = Joined { cluster: ClusterId([9; 16]), cluster_name: "kontiki".to_owned(), node: NodeId(4), nodes };
+    let store = new_store(dir, 1).expect("made");
+    assert_eq!(new_store(dir, 2).expect("kept"), store, "whoever asks twice is one store");
+    let identity = Identity::member(answer, store, former);
+    identity.keep(dir).expect("kept");
+    identity
+}
+
+#[test]
+fn a_node_that_joined_keeps_its_number_whatever_the_options_still_say() {
+    let dir = SimulatedDir::new(1);
+    let identity = joined(&dir, None);
+    assert_eq!(dir.disk.list().expect("listed"), [IDENTITY_FILE]);
+    assert_eq!(identity.members_or("d:2")[2], (NodeId(4), "d:2".to_owned()));
+    assert_eq!(dir.open(&lone()).expect("no number is stated"), identity);
+    refused(dir.open(&three()), &["belongs to node n4, this is node n1"]);
+    let dir = SimulatedDir::new(2);
+    let identity = joined(&dir, Some(NodeId(3)));
+    assert_eq!(dir.open(&NodeOptions { node_id: NodeId(3), ..three() }).expect("it was n3"), identity);
+    refused(dir.open(&NodeOptions { node_id: NodeId(2), ..three() }), &["belongs to node n4, this is node n2"]);
+}
+
+#[test]
+fn each_start_is_counted_and_a_copy_is_told_from_it() {
+    let dir = SimulatedDir::new(1);
+    let first = crate::starts::next(&dir, 7).expect("counted");
+    dir.disk.lose_unsynced();
+    let second = crate::starts::next(&dir, 8).expect("counted");
+    assert_eq!((first.starts, second.starts), (1, 2));
+    assert!(first.is_older_copy_of(second) && !second.is_older_copy_of(first));
+    // The directory as it was after the first start, started again elsewhere.
+    let copy = SimulatedDir::new(2);
+    small_file::write(&copy.disk, STARTS_FILE, &first).expect("copied");
+    let other = crate::starts::next(&copy, 9).expect("counted");
+    assert!(other.is_older_copy_of(second) && second.is_older_copy_of(other), "{other:?} {second:?}");
+    dir.disk.flip_bit(STARTS_FILE, 12).expect("there");
+    let error = crate::starts::next(&dir, 10).expect_err("damaged");
+    assert!(
+        error.to_string().contains("/simulated/STARTS is damaged") && error.to_string().contains("empty the directory"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -119,7 +176,7 @@ fn an_interrupted_restore_is_no_new_directory() {
 fn a_newer_format_and_every_flipped_bit_are_noticed() {
     let dir = SimulatedDir::new(1);
     let identity = dir.open(&three()).expect("new");
-    let bits = 8 * identity.encode().len() as u64;
+    let bits = 8 * small_file::seal(&identity).len() as u64;
     for bit in 0..bits {
         dir.disk.flip_bit(IDENTITY_FILE, bit).expect("there");
         refused(dir.open(&three()), &["/simulated/IDENTITY"]);
@@ -133,7 +190,7 @@ fn a_newer_format_and_every_flipped_bit_are_noticed() {
     let newer = |sum: fn(&[u8]) -> u32| {
         let mut bytes = vec![3, 1, 2, 3];
         bytes.extend(sum(&bytes).to_le_bytes());
-        Identity::decode(&bytes, dir.path())
+        small_file::open::<Identity>(&bytes, dir.path(), DAMAGED)
     };
     refused(newer(crc32fast::hash), &["has format 3, this program knows 1", "start that version"]);
     refused(newer(|_| 0), &["is damaged", "checksum"]);
@@ -142,7 +199,7 @@ fn a_newer_format_and_every_flipped_bit_are_noticed() {
 #[test]
 fn a_file_that_was_cut_off_is_damaged_at_every_length() {
     let identity = SimulatedDir::new(1).open(&three()).expect("new");
-    for length in 0..identity.encode().len() as u64 {
+    for length in 0..small_file::seal(&identity).len() as u64 {
         let dir = SimulatedDir::new(1);
         dir.open(&three()).expect("new");
         dir.disk.truncate(IDENTITY_FILE, length).expect("there");
@@ -185,10 +242,16 @@ fn real_directories_are_made_locked_and_refused() {
     assert_eq!(held.entries().expect("listed"), Vec::<String>::new(), "the lock file is ours, not data");
     let error = dirs.open(&path).err().expect("locked");
     assert!(error.to_string().contains("is in use") && error.kind() == ErrorKind::Storage, "{error}");
-    let identity = Identity::open(held.as_ref(), &lone(), 1).expect("new");
+    let identity = open_or_found(held.as_ref(), &lone(), 1).expect("new");
     drop(held);
     let again = dirs.open(&path).expect("the lock is free");
-    assert_eq!(Identity::open(again.as_ref(), &lone(), 2).expect("known"), identity);
+    assert_eq!(open_or_found(again.as_ref(), &lone(), 2).expect("known"), identity);
+    let foreign = scratch.path().join("photos");
+    std::fs::create_dir(&foreign).expect("made");
+    std::fs::write(foreign.join("holiday.jpg"), "x").expect("made");
+    let error = dirs.open(&foreign).err().expect("not ours");
+    assert!(error.to_string().contains("holds `holiday.jpg` but no IDENTITY"), "{error}");
+    assert_eq!(std::fs::read_dir(&foreign).expect("listed").count(), 1, "nothing was left behind in it");
     let file = path.join(IDENTITY_FILE);
     let error = dirs.open(&file).err().expect("a file");
     assert!(error.to_string().contains("is a file"), "{error}");

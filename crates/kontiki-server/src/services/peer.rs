@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
-use kontiki_proto::v1;
 use kontiki_proto::v1::peer_server::Peer;
-use kontiki_raft::{Envelope, Groups, TransportError};
+use kontiki_proto::{convert, v1};
+use kontiki_raft::{Envelope, Groups, Members, Refusal, Suspicion, TransportError};
+use kontiki_types::{NodeId, StoreId};
 use parking_lot::Mutex;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::local::Local;
-use crate::transport::{from_wire, to_status, to_wire};
+use crate::transport::{from_wire, store_from_wire, to_status, to_wire};
 
 /// `kontiki.v1.Peer`.
 pub(crate) struct PeerService {
@@ -38,6 +39,11 @@ impl Peer for PeerService {
             answer = groups.receive(message) => answer.map(|answer| Response::new(to_wire(answer))).map_err(to_status),
             () = self.local.cut().cancelled() => Err(stopping()),
         }
+    }
+
+    async fn open_replica(&self, request: Request<v1::OpenReplicaRequest>) -> Result<Response<v1::OpenReplicaResponse>, Status> {
+        open(&self.local, request.into_inner()).await.map_err(to_status)?;
+        Ok(Response::new(v1::OpenReplicaResponse {}))
     }
 
     type AppendStream = Answers;
@@ -71,6 +77,32 @@ impl PeerService {
         let ending = stream::once(async move { token.is_cancelled().then(|| Err(stopping())) }).filter_map(std::future::ready);
         Ok(Response::new(until_stopped.chain(ending).boxed()))
     }
+}
+
+/// Opens an empty replica, if it is meant for this very node.
+async fn open(local: &Local, wire: v1::OpenReplicaRequest) -> Result<(), TransportError> {
+    let misdelivered = |why: String| Err(TransportError::refused(Refusal::Misdelivered, why));
+    let (own, to) = (local.identity(), NodeId(wire.to_node_id));
+    let store = store_from_wire("to_store_id", &wire.to_store_id)?;
+    if wire.cluster_id != own.cluster.0[..] || to != own.node {
+        return misdelivered(format!("the request is meant for {to} of another cluster, or this is {} at its address", own.node));
+    }
+    if store != StoreId::default() && store != own.store {
+        let why = format!("the request is meant for store {store}, this is {}", own.store);
+        return Err(TransportError::refused(Refusal::ReceiverReplaced, why));
+    }
+    let Some(descriptor) = wire.descriptor.map(convert::descriptor) else {
+        return Err(TransportError::refused(Refusal::Malformed, "the request names no partition"));
+    };
+    let partition = descriptor.id;
+    let Some(replica) = descriptor.replica_on(own.node).map(|replica| replica.id) else {
+        return misdelivered(format!("the descriptor gives {} no replica of {partition}", own.node));
+    };
+    if let Some(held) = local.replica(partition).map(|group| group.replica()).filter(|held| *held != replica) {
+        local.map_copy().suspect(Suspicion::UnknownReplica { partition });
+        return Err(TransportError::Unreachable(format!("replica {held} of {partition} is still here; it goes first")));
+    }
+    local.open_replica(descriptor).await.map_err(|fault| TransportError::Unreachable(fault.to_string()))
 }
 
 /// Why a stream ended before its time, if it did.

@@ -11,7 +11,7 @@ use kontiki_types::command::Route;
 use kontiki_types::read::ReadData;
 use kontiki_types::{Bytes, ErrorKind, NamespaceId, NodeId, PartitionId, Read, ReadLevel, Token, Version, key};
 
-use crate::{PATIENCE, channel, eventually, start_when_free, three_options};
+use crate::{PATIENCE, channel, eventually, free_addrs, http_get, start_when_free, three_options};
 
 async fn start(options: &[NodeOptions]) -> Vec<Node> {
     let nodes = try_join_all(options.iter().cloned().map(Node::start)).await.expect("all start");
@@ -148,7 +148,7 @@ async fn a_whole_cluster_that_was_killed_remembers_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wiped_node_is_kept_out_and_says_why() {
+async fn a_wiped_node_is_a_new_one_and_what_comes_back_as_the_old_one_is_kept_out() {
     let root = tempfile::tempdir().expect("a folder");
     let options = three_options(root.path());
     let mut nodes = start(&options).await;
@@ -163,14 +163,25 @@ async fn a_wiped_node_is_kept_out_and_says_why() {
     .await;
     let wiped = nodes.pop().expect("node 3");
     wiped.stop().await;
-    std::fs::remove_dir_all(&options[2].data_dir).expect("wiped");
-    let impostor = Node::start(options[2].clone()).await.expect("the directory is new, so it starts");
-    eventually("it is told", async || impostor.fault().is_some()).await;
-    let fault = impostor.fault().unwrap_or_default();
-    assert!(fault.contains("the disk of n3 was replaced") && fault.contains("under a new id"), "{fault}");
-    assert!(!impostor.status().ready);
+    let kept = root.path().join("kept");
+    std::fs::rename(&options[2].data_dir, &kept).expect("taken away");
+    let new = Node::start(options[2].clone()).await.expect("it joins as a new node");
+    assert_eq!(new.id(), NodeId(4));
+    eventually("the old number is given up", async || {
+        let map = nodes[0].client().refresh_map().await.expect("a map");
+        map.node(NodeId(3)).is_some_and(|info| !info.state.is_member())
+    })
+    .await;
+    // The old directory is found again, and started beside it.
+    let listen = free_addrs(1).remove(0);
+    let advertise = Some(listen.clone());
+    let old = Node::start(NodeOptions { data_dir: kept, listen, advertise, ..options[2].clone() }).await.expect("it starts");
+    eventually("it is told", async || old.fault().is_some()).await;
+    let fault = old.fault().unwrap_or_default();
+    assert!(fault.contains("n3 was given up") || fault.contains("n3 was decommissioned"), "{fault}");
+    assert!(fault.contains("empty directory") && !old.status().ready, "{fault}");
     nodes[0].client().put("the others", "go on").await.expect("put");
-    stop(nodes.into_iter().chain([impostor])).await;
+    stop(nodes.into_iter().chain([new, old])).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
