@@ -153,7 +153,7 @@ impl Identity {
 }
 
 /// Sets the cluster's seed apart from the store's.
-const CLUSTER_SEED: u64 = 0x636c_7573_7465_72;
+const CLUSTER_SEED: u64 = 0x0063_6c75_7374_6572;
 
 /// Checks that a directory is new or Kontiki's, by the names in it, before anything is put into it.
 pub(crate) fn check_ours(path: &Path, entries: &[String]) -> Result<(), Error> {

@@ -11,7 +11,7 @@ use kontiki_types::command::Route;
 use kontiki_types::read::ReadData;
 use kontiki_types::{Bytes, ErrorKind, NamespaceId, NodeId, PartitionId, Read, ReadLevel, Token, Version, key};
 
-use crate::{PATIENCE, channel, eventually, free_addrs, http_get, start_when_free, three_options};
+use crate::{PATIENCE, channel, eventually, free_addrs, start_when_free, three_options};
 
 async fn start(options: &[NodeOptions]) -> Vec<Node> {
     let nodes = try_join_all(options.iter().cloned().map(Node::start)).await.expect("all start");
