@@ -234,6 +234,7 @@ fn a_full_disk_is_said_so() {
 }
 
 #[test]
+#[allow(clippy::disallowed_methods, reason = "a test that plays operator: it makes a directory of somebody else's")]
 fn real_directories_are_made_locked_and_refused() {
     let scratch = tempfile::tempdir().expect("a folder");
     let dirs = Env::production().data_dirs;
