@@ -22,9 +22,8 @@ use kontiki_storage::engine::Engine;
 use kontiki_types::command::Route;
 use kontiki_types::partition::{Incarnation, Replica};
 use kontiki_types::{
-    Bytes, CallError, ClusterId, Descriptor, Fault, NodeId, NodeInfo, PartitionId, PartitionMap, Read, ReadLevel, ReadReply, Reject,
-    Retry,
-    SessionId, Version, Write, WriteReply, limits,
+    Bytes, CallError, ClusterId, Descriptor, Fault, NodeId, NodeInfo, PartitionId, PartitionMap, Read, ReadLevel, ReadReply,
+    Reject, Retry, SessionId, Version, Write, WriteReply, limits,
 };
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};

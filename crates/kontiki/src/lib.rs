@@ -48,10 +48,6 @@ pub use kontiki_server::{
     SnapshotOptions, env, offline,
 };
 pub use kontiki_types::{
-    AdmissionOptions, LISTEN_ANYWHERE, LogOptions, LogRetention, Node, NodeBuilder, NodeOptions, RaftOptions, RocksOptions,
-    SnapshotOptions, env, offline,
-};
-pub use kontiki_types::{
     Bytes, CallError, Change, ClusterId, Descriptor, Epoch, Error, ErrorKind, KeyRange, NamespaceId, NodeId, NodeInfo, NodeState,
     OpResult, PartitionId, PartitionMap, ReadLevel, Reject, Replica, ReplicaId, RequestId, Role, Row, SessionId, StoreId, Token,
     Version, WriteReply, key, limits,
