@@ -33,7 +33,7 @@ use crate::status::NodeStatus;
 /// Free redirects in a row (a hint, a new map) before one is paced like a failure: two nodes may point at each other.
 const REDIRECTS_MAX: u32 = 3;
 /// So many failures to find somebody who serves, and the map is asked for again: its addresses may be those of before.
-const TURNS_PER_REFRESH: usize = 3;
+const FAILURES_PER_REFRESH: u32 = 3;
 /// An endpoint ends within its timeout; one that does not is cut off this much later.
 const GRACE: Duration = Duration::from_millis(250);
 
@@ -58,6 +58,8 @@ pub(crate) struct Attempts {
     made: u32,
     pauses: u32,
     redirects: u32,
+    /// How often nobody served who was asked. Unlike `turn` it is not taken back by a hint: that may lead to a dead address again.
+    failures: u32,
     /// How far the choice among replicas has moved on.
     turn: usize,
     last_node: Option<NodeId>,
@@ -75,6 +77,7 @@ impl Attempts {
             made: 0,
             pauses: 0,
             redirects: 0,
+            failures: 0,
             turn: 0,
             last_node: None,
             last_error: None,
@@ -321,7 +324,8 @@ impl Router {
                 self.map.forget_leader(target.partition, target.node);
                 attempts.turn += 1;
                 // Nobody at the addresses that the map names would say that they have changed.
-                if attempts.turn.is_multiple_of(TURNS_PER_REFRESH)
+                attempts.failures += 1;
+                if attempts.failures.is_multiple_of(FAILURES_PER_REFRESH)
                     && let Err(error) = self.refresh(attempts, generation).await
                 {
                     debug!(%error, "the map could not be refreshed");

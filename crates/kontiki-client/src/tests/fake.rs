@@ -125,8 +125,14 @@ impl Cluster {
         self.0.lock()
     }
 
-    /// Waits until what the cluster holds is as it is wanted: looked at after everything that a node does.
-    pub(super) async fn until(&self, mut wanted: impl FnMut(&Self) -> bool) {
+    /// Waits until what the cluster holds is as it is wanted: looked at after everything that a node does. Fails if that takes ten
+    /// minutes (of the test's own clock).
+    pub(super) async fn until(&self, wanted: impl FnMut(&Self) -> bool) {
+        let wait = Duration::from_secs(600);
+        tokio::time::timeout(wait, self.becomes(wanted)).await.expect("what is waited for happens");
+    }
+
+    async fn becomes(&self, mut wanted: impl FnMut(&Self) -> bool) {
         loop {
             let changed = self.state().changed.clone();
             let told = changed.notified();
