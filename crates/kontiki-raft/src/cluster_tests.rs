@@ -12,7 +12,7 @@ use kontiki_types::{
 
 use crate::codec;
 use crate::testing::Wires;
-use crate::testing::cluster::{Cluster, PARTITION, TestNode, WAIT, config, get, put, seen};
+use crate::testing::cluster::{Cluster, PARTITION, TestNode, WAIT, config, eventually, get, put, seen};
 use crate::type_config::{AppendRequest, LeaderId, Vote};
 use crate::{Envelope, Group, Groups, TransportError};
 
@@ -299,6 +299,9 @@ async fn lose_what_was_acknowledged(cluster: &mut Cluster, leader: &Group) -> Op
     // Something that the backup lacks is acknowledged by the follower itself.
     let written = leader.write(put("k", "new", None)).await.ok()?.version;
     assert_eq!(get(&cluster.group(at), &seen(written), "k").await.expect("there"), Some("new".into()));
+    // And the leader knows that it has: what was not acknowledged is not lost.
+    let replica = cluster.group(at).replica();
+    eventually("it is acknowledged", async || !leader.is_leader() || leader.membership().lag(replica) == Some(0)).await;
     cluster.stop(at).await;
     cluster.nodes[at] = backup;
     cluster.open(at).await;

@@ -110,7 +110,8 @@ impl Outgoing {
         held.as_ref().map(|held| held.pin.clone())
     }
 
-    /// An attempt to send a view to a target begins. If another view is held, that one keeps its place: this one lives as long as its attempt.
+    /// A target has accepted a view. If another view is held, that one keeps its place: this one lives as long as its attempt. To be called
+    /// only then: a target that is down is tried for ever, and must not hold the log back for ever.
     pub(crate) fn begin(&self, pin: &Arc<Pin>, target: ReplicaId) {
         let mut held = self.held.lock();
         let held = held.get_or_insert_with(|| Held { pin: pin.clone(), used: Instant::now(), unfinished: HashSet::new() });

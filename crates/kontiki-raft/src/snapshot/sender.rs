@@ -83,10 +83,12 @@ impl Attempt<'_> {
         let Peer { lane: Lane { shared, outgoing, .. }, to_replica, .. } = self.peer;
         let gone = |_| TransportError::Unreachable("this node is stopping".to_owned());
         let _place = shared.sending.acquire().await.map_err(gone)?;
-        outgoing.begin(&self.pin, *to_replica);
         let mut line = self.open().await?;
         let (next, from) = match self.answer(&mut line).await? {
-            Down::Accept { next, from } => (next, from),
+            Down::Accept { next, from } => {
+                outgoing.begin(&self.pin, *to_replica);
+                (next, from)
+            }
             Down::Have { vote } | Down::HigherVote { vote } => return Ok(vote),
             other => return Err(self.refused(other)),
         };

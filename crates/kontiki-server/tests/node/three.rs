@@ -6,12 +6,12 @@ use std::time::Duration;
 use futures::future::{join_all, try_join_all};
 use kontiki_proto::v1;
 use kontiki_proto::v1::kv_client::KvClient;
-use kontiki_server::{Node, NodeOptions};
+use kontiki_server::{LogRetention, Node, NodeOptions};
 use kontiki_types::command::Route;
 use kontiki_types::read::ReadData;
 use kontiki_types::{Bytes, ErrorKind, NamespaceId, NodeId, PartitionId, Read, ReadLevel, Token, Version, key};
 
-use crate::{PATIENCE, channel, eventually, free_addrs, start_when_free, three_options};
+use crate::{PATIENCE, channel, eventually, free_addrs, http_get, start_when_free, three_options};
 
 async fn start(options: &[NodeOptions]) -> Vec<Node> {
     let nodes = try_join_all(options.iter().cloned().map(Node::start)).await.expect("all start");
@@ -197,4 +197,57 @@ async fn members_that_were_given_different_clusters_do_not_mix() {
     let clusters: BTreeSet<_> = nodes.iter().map(|node| node.status().cluster).collect();
     assert_eq!(clusters.len(), 3);
     stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_away_for_long_is_caught_up_by_a_snapshot() {
+    let root = tempfile::tempdir().expect("a folder");
+    let mut options = three_options(root.path());
+    for options in &mut options {
+        options.log_retention = LogRetention { entries_per_group: 16, every_ms: 20, ..LogRetention::default() };
+        options.snapshots.chunk_bytes = 4096;
+        options.http_listen = Some("127.0.0.1:0".to_owned());
+    }
+    let mut nodes = start(&options).await;
+    nodes.pop().expect("node 3").stop().await;
+    let client = nodes[0].client();
+    for number in 0..300_u32 {
+        client.put(format!("away {number}"), vec![7; 200]).await.expect("two are enough");
+    }
+    // Nobody keeps what it missed any more.
+    eventually("the logs are short", async || {
+        let mut short = true;
+        for node in &nodes {
+            let (_, text) = http_get(node.http_addr().expect("served"), "/metrics").await;
+            short &= gauge(&text, "kontiki_log_entries").is_some_and(|entries| entries < 100);
+        }
+        short
+    })
+    .await;
+    let back = start_when_free(&options[2]).await;
+    eventually("it has what the others have", async || {
+        let applied = |node: &Node| -> Vec<_> {
+            node.status().partitions.iter().map(|partition| (partition.id, partition.applied_index)).collect()
+        };
+        back.status().ready && applied(&back) == applied(&nodes[0])
+    })
+    .await;
+    let (_, text) = http_get(back.http_addr().expect("served"), "/metrics").await;
+    assert!(gauge(&text, "kontiki_snapshots_installed").is_some_and(|installed| installed > 0), "{text}");
+    let stale = ReadLevel::BoundedStale { age_ms_max: 60_000 };
+    let endpoint = back.endpoint();
+    let map = back.client().refresh_map().await.expect("known");
+    for number in [0, 150, 299_u32] {
+        let key = key::internal(NamespaceId::DEFAULT, format!("away {number}").as_bytes());
+        let descriptor = map.lookup(&key).expect("a partition");
+        let route = Route { partition: descriptor.id, epoch: descriptor.epoch };
+        let read =
+            endpoint.read(route, stale.clone(), Read::Get { keys: vec![key] }, PATIENCE).await.expect("from its own replica");
+        assert!(matches!(&read.data, ReadData::Values(rows) if rows[0].is_some()), "away {number}: {read:?}");
+    }
+    stop(nodes.into_iter().chain([back])).await;
+}
+
+fn gauge(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }
