@@ -145,7 +145,7 @@ async fn a_damaged_log_is_named_and_nothing_else_is_lost() {
     }
     node.refused_with(&log, |bytes| bytes[starts[3]..end - 4096 / 8].fill(0), &["is corrupt", "at byte"]).await;
     // The header: a newer format, another kind of file, a flipped byte.
-    node.refused_with(&log, |bytes| bytes[0] = 9, &["has format 9, this program knows 1", "newer"]).await;
+    node.refused_with(&log, |bytes| bytes[0] = 9, &["has format 9, this program knows 2", "newer"]).await;
     node.refused_with(&log, |bytes| bytes[1..8].copy_from_slice(b"ELF\0\0\0\0"), &["no segment of a Kontiki raft log"]).await;
     node.refused_with(&log, |bytes| bytes[40] ^= 1, &["is corrupt", "CRC-32"]).await;
     // A file that was cut, down to nothing.
