@@ -46,7 +46,7 @@ pub enum Step {
         /// Who should.
         to: NodeId,
     },
-    /// Gives a partition replicas on other nodes. See [`change`] for what it means.
+    /// Gives a partition replicas on other nodes. See [`change()`] for what it means.
     ChangeReplicas {
         /// The partition.
         partition: PartitionId,
