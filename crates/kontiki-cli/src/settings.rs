@@ -5,12 +5,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use kontiki::NodeId;
+use kontiki::{NodeId, limits};
 use serde::Deserialize;
 
 use crate::args::low::ServerArgs;
 use crate::encoding::Encoding;
 use crate::failure::Failure;
+
+/// A node that is silent for so long is given up, if nothing else is said.
+const DEAD_AFTER: Duration = Duration::from_secs(600);
+/// Old versions can be read for so long, if nothing else is said.
+const RETENTION: Duration = Duration::from_millis(limits::RETENTION_MS);
 
 /// The settings of one node, complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +40,8 @@ pub struct ServerSettings {
     pub replicas: u32,
     /// When a silent node is given up.
     pub dead_after: Duration,
+    /// How long old versions can be read.
+    pub retention: Duration,
     /// How a new cluster is cut.
     pub cut: Cut,
     /// The cluster's name.
@@ -65,6 +72,7 @@ struct SettingsFile {
     zone: Option<String>,
     replicas: Option<u32>,
     dead_after: Option<String>,
+    retention: Option<String>,
     partitions: Option<u32>,
     boundaries: Option<Vec<String>>,
     cluster_name: Option<String>,
@@ -119,16 +127,18 @@ impl ServerSettings {
             join: args.join.or(file.join).unwrap_or_default(),
             zone: args.zone.or(file.zone).unwrap_or_default(),
             replicas: args.replicas.or(file.replicas).unwrap_or(3),
-            dead_after: dead_after(args.dead_after, file.dead_after.as_deref())?,
+            dead_after: time("dead_after", args.dead_after, file.dead_after.as_deref(), DEAD_AFTER)?,
+            retention: time("retention", args.retention, file.retention.as_deref(), RETENTION)?,
             cut: cut(partitions, boundaries, encoding)?,
             cluster_name: args.cluster_name.or(file.cluster_name).unwrap_or_else(|| "kontiki".to_owned()),
         })
     }
 }
 
-fn dead_after(typed: Option<Duration>, file: Option<&str>) -> Result<Duration, Failure> {
-    let (None, Some(text)) = (typed, file) else { return Ok(typed.unwrap_or(Duration::from_secs(600))) };
-    crate::values::duration(text).map_err(|why| Failure::config(format!("dead_after = \"{text}\" is not a time: {why}")))
+/// A time: as typed, or as in the file.
+fn time(name: &str, typed: Option<Duration>, file: Option<&str>, default: Duration) -> Result<Duration, Failure> {
+    let (None, Some(text)) = (typed, file) else { return Ok(typed.unwrap_or(default)) };
+    crate::values::duration(text).map_err(|why| Failure::config(format!("{name} = \"{text}\" is not a time: {why}")))
 }
 
 fn members(typed: &[String]) -> Result<Vec<(NodeId, String)>, Failure> {
@@ -190,6 +200,7 @@ mod tests {
             ("data = \"d\"\nmembers = [\"0=a:1\"]", "ID=HOST:PORT"),
             ("data = \"d\"\nmembers = [\"1=a\"]", "ID=HOST:PORT"),
             ("data = \"d\"\ndead_after = \"soon\"", "dead_after"),
+            ("data = \"d\"\nretention = \"long\"", "retention"),
         ] {
             let failure = merge(ServerArgs::default(), text).expect_err(text);
             assert!(failure.message.contains(word), "{text}: {failure}");

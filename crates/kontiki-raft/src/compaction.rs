@@ -241,15 +241,15 @@ impl Group {
     }
 }
 
-/// How old a group's entries are, roughly: where its log ended at some moment.
+/// How old something of a group is that only grows, roughly: where it ended at some moment. Here its log.
 #[derive(Default)]
-struct Ages {
+pub(crate) struct Ages {
     marks: HashMap<PartitionId, (Instant, u64)>,
 }
 
 impl Ages {
-    /// The first entry that may be younger than `age`; 0 if none is known to be older.
-    fn older_than(&mut self, partition: PartitionId, next: u64, now: Instant, age: Duration) -> u64 {
+    /// Where it ended at least `age` ago; 0 if that is not known.
+    pub(crate) fn older_than(&mut self, partition: PartitionId, next: u64, now: Instant, age: Duration) -> u64 {
         let (since, mark) = *self.marks.entry(partition).or_insert((now, next));
         if now.saturating_duration_since(since) < age {
             return 0;
@@ -259,7 +259,7 @@ impl Ages {
     }
 
     /// Forgets the groups that are gone.
-    fn keep_only(&mut self, groups: &Groups) {
+    pub(crate) fn keep_only(&mut self, groups: &Groups) {
         self.marks.retain(|partition, _| groups.get(*partition).is_some());
     }
 }

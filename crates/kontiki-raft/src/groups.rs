@@ -18,6 +18,7 @@ use crate::compaction::{self, LogRetention};
 use crate::exec::{Exec, run_blocking};
 use crate::flush::{FlushBarrier, Places};
 use crate::group::{self, Group};
+use crate::history::{self, HistoryOptions};
 use crate::identity::{Identity, Members};
 use crate::log_queue::{LogQueue, log_queue};
 use crate::log_store::GroupLog;
@@ -63,6 +64,8 @@ pub struct GroupsConfig {
     pub options: RaftOptions,
     /// How much of the log is kept.
     pub retention: LogRetention,
+    /// How long old versions are kept.
+    pub history: HistoryOptions,
     /// Bounds of snapshots.
     pub snapshots: SnapshotOptions,
 }
@@ -105,6 +108,7 @@ pub struct Groups {
     /// Held while replicas are made, replaced or removed in the engine.
     replicas: Arc<tokio::sync::Mutex<()>>,
     trims: AtomicU64,
+    reclaims: AtomicU64,
     stopping: CancellationToken,
     broken: Mutex<BTreeMap<PartitionId, Fault>>,
     /// One creation at a time: a group must never be built twice on one log.
@@ -144,6 +148,7 @@ impl Groups {
             snapshots: snapshot::Shared::new(config.snapshots.clone()),
             replicas: Arc::default(),
             trims: AtomicU64::new(0),
+            reclaims: AtomicU64::new(0),
             stopping: CancellationToken::new(),
             broken: Mutex::default(),
             creating: tokio::sync::Mutex::new(()),
@@ -172,6 +177,7 @@ impl Groups {
         }
         *groups.broken.lock() = broken;
         tokio::spawn(compaction::run(Arc::downgrade(&groups), groups.stopping.clone()));
+        tokio::spawn(history::run(Arc::downgrade(&groups), groups.stopping.clone()));
         Ok(groups)
     }
 
@@ -355,6 +361,26 @@ impl Groups {
     /// Counts a trimmed log.
     pub(crate) fn note_trim(&self) {
         self.trims.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a part of the data that was rewritten.
+    pub(crate) fn note_reclaim(&self) {
+        self.reclaims.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often a part of the data was rewritten since the start, for the room of old versions.
+    pub fn reclaims(&self) -> u64 {
+        self.reclaims.load(Ordering::Relaxed)
+    }
+
+    /// What is kept of old versions.
+    pub(crate) fn history(&self) -> &HistoryOptions {
+        &self.config.history
+    }
+
+    /// The wall clock.
+    pub(crate) fn wall_ms(&self) -> u64 {
+        (self.config.wall_ms)()
     }
 
     /// What is kept of the log.

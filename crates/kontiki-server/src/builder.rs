@@ -86,6 +86,12 @@ impl NodeBuilder {
         self
     }
 
+    /// How long a version can be read after a newer one took its place; the same on all members.
+    pub fn retention(mut self, retention: Duration) -> Self {
+        self.options.history.retention_ms = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
+        self
+    }
+
     /// How many partitions the keys are cut into, evenly, when the cluster is created.
     pub fn partitions(mut self, count: u32) -> Self {
         self.options.partitions = count;

@@ -49,6 +49,6 @@ pub use identity::{IDENTITY_FILE, Identity, cluster_id};
 pub use node::Node;
 pub use options::{AdmissionOptions, LISTEN_ANYWHERE, NodeOptions};
 
-pub use kontiki_raft::{LogRetention, RaftOptions, SnapshotOptions};
+pub use kontiki_raft::{HistoryOptions, LogRetention, RaftOptions, SnapshotOptions};
 pub use kontiki_storage::engine::RocksOptions;
 pub use kontiki_storage::log::LogOptions;

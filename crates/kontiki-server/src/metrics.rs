@@ -108,6 +108,7 @@ struct RaftGauges {
     entries_bytes: NodeGauge,
     segments: NodeGauge,
     trims: NodeGauge,
+    reclaims: NodeGauge,
     flushes: NodeGauge,
     flushed_ago_ms: NodeGauge,
     sending: NodeGauge,
@@ -125,6 +126,7 @@ impl RaftGauges {
         registry.register("log_entries_bytes", "Bytes of these entries", self.entries_bytes.clone());
         registry.register("log_segments", "Files of the raft log", self.segments.clone());
         registry.register("log_trims", "How often the log of a partition was trimmed", self.trims.clone());
+        registry.register("data_rewrites", "Parts of the data rewritten to remove old versions", self.reclaims.clone());
         registry.register("flushes", "Flushes of the storage engine for the sake of the log", self.flushes.clone());
         registry.register(
             "flushed_ago_milliseconds",
@@ -146,6 +148,7 @@ impl RaftGauges {
         self.entries_bytes.set(log.entries_bytes);
         self.segments.set(log.segments as u64);
         self.trims.set(log.trims);
+        self.reclaims.set(groups.reclaims());
         self.flushes.set(log.flushes);
         self.flushed_ago_ms.set(log.flushed_ago_ms.unwrap_or_default());
         self.sending.set(snapshots.sending);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kontiki_raft::{LogRetention, RaftOptions, SnapshotOptions};
+use kontiki_raft::{HistoryOptions, LogRetention, RaftOptions, SnapshotOptions};
 use kontiki_storage::engine::RocksOptions;
 use kontiki_storage::log::LogOptions;
 use kontiki_types::limits::{self, NODES_MAX, PARTITIONS_MAX};
@@ -63,6 +63,8 @@ pub struct NodeOptions {
     pub log: LogOptions,
     /// How much of the raft log is kept.
     pub log_retention: LogRetention,
+    /// How long old versions of the keys can be read.
+    pub history: HistoryOptions,
     /// Bounds of the snapshots by which replicas are caught up.
     pub snapshots: SnapshotOptions,
     /// How much memory and how many threads the storage engine takes.
@@ -111,6 +113,7 @@ impl Default for NodeOptions {
             raft: RaftOptions::default(),
             log: LogOptions::default(),
             log_retention: LogRetention::default(),
+            history: HistoryOptions::default(),
             snapshots: SnapshotOptions::default(),
             engine: RocksOptions::default(),
             admission: AdmissionOptions::default(),
@@ -139,6 +142,7 @@ impl NodeOptions {
         self.check_partitions()?;
         self.check_admission()?;
         self.log_retention.check()?;
+        self.history.check()?;
         self.snapshots.check()?;
         self.raft.check()
     }

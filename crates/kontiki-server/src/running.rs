@@ -104,6 +104,7 @@ impl Ground {
             }),
             options: options.raft.clone(),
             retention: options.log_retention.clone(),
+            history: options.history.clone(),
             snapshots: options.snapshots.clone(),
         };
         let groups = Groups::open(config).await;

@@ -71,7 +71,6 @@ fn few_keys_that_are_overwritten_many_times_take_bounded_room() {
         // The newest at the horizon, and four that are newer, of 20 keys; 20,000 records of 4 MiB were written.
         assert_eq!(most, 20 * 5, "on {on:?}");
         assert!(bytes < 200_000, "on {on:?}: {bytes} bytes");
-        assert!(engine.stats().written_bytes > 4_000_000);
     }
 }
 

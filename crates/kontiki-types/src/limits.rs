@@ -80,8 +80,10 @@ pub const SESSION_AGE_MS_MAX: u64 = 60 * 60 * 1000;
 pub const PARTITIONS_MAX: u32 = 1024;
 /// Nodes of one cluster.
 pub const NODES_MAX: usize = 64;
-/// Time that old versions are kept, in ms.
+/// Time that old versions are kept if a node is not told otherwise, in ms.
 pub const RETENTION_MS: u64 = 60 * 60 * 1000;
+/// Less would end scans over several partitions while they run.
+pub const RETENTION_MS_MIN: u64 = 1000;
 /// A token names at most this many partitions.
 pub const TOKEN_PARTITIONS_MAX: usize = 4096;
 

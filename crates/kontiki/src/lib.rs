@@ -44,8 +44,8 @@ pub use kontiki_client::{
     PartitionStatus, ScanOptions, ScanStream, Seen, TcpDial, WriteBatch,
 };
 pub use kontiki_server::{
-    AdmissionOptions, LISTEN_ANYWHERE, LogOptions, LogRetention, Node, NodeBuilder, NodeOptions, RaftOptions, RocksOptions,
-    SnapshotOptions, env, offline,
+    AdmissionOptions, HistoryOptions, LISTEN_ANYWHERE, LogOptions, LogRetention, Node, NodeBuilder, NodeOptions, RaftOptions,
+    RocksOptions, SnapshotOptions, env, offline,
 };
 pub use kontiki_types::{
     Bytes, CallError, Change, ClusterId, Descriptor, Epoch, Error, ErrorKind, KeyRange, NamespaceId, NodeId, NodeInfo, NodeState,

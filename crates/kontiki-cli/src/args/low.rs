@@ -242,6 +242,9 @@ pub struct ServerArgs {
     /// How long a node may be silent before what it held is rebuilt on others; the same on every node [default: 10m]
     #[arg(long, env = "KONTIKI_DEAD_AFTER", hide_env_values = true, value_parser = values::duration, value_name = "TIME")]
     pub dead_after: Option<Duration>,
+    /// How long a version of a key can be read after a newer one took its place (snapshots, backups); the same on every node [default: 1h]
+    #[arg(long, env = "KONTIKI_RETENTION", hide_env_values = true, value_parser = values::duration, value_name = "TIME")]
+    pub retention: Option<Duration>,
     /// The name of the cluster, the same on every node: nodes of another cluster are refused [default: kontiki]
     #[arg(long, env = "KONTIKI_CLUSTER_NAME", hide_env_values = true, value_name = "NAME")]
     pub cluster_name: Option<String>,

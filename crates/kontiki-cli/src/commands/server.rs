@@ -1,6 +1,6 @@
 //! `server`: runs a node until a signal asks it to stop. The first SIGINT or SIGTERM stops it cleanly; a second one does not wait.
 
-use kontiki::{Node, NodeOptions};
+use kontiki::{HistoryOptions, Node, NodeOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::failure::Failure;
@@ -50,6 +50,10 @@ fn options(settings: ServerSettings) -> NodeOptions {
         dead_after: settings.dead_after,
         partitions,
         boundaries,
+        history: HistoryOptions {
+            retention_ms: u64::try_from(settings.retention.as_millis()).unwrap_or(u64::MAX),
+            ..HistoryOptions::default()
+        },
         ..NodeOptions::default()
     }
 }

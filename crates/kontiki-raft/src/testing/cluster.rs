@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 use crate::testing::full::Fillable;
 use crate::testing::{Acquaintance, Threads, Wires, copy_files};
-use crate::{Group, Groups, GroupsConfig, LogRetention, RaftOptions, SnapshotOptions};
+use crate::{Group, Groups, GroupsConfig, HistoryOptions, LogRetention, RaftOptions, SnapshotOptions};
 
 pub(crate) const PARTITION: PartitionId = PartitionId(2);
 pub(crate) const WAIT: Duration = Duration::from_secs(10);
@@ -81,6 +81,7 @@ pub(crate) fn config(node: &TestNode, wires: &Wires) -> GroupsConfig {
         effects: Arc::new(|_, _| {}),
         options: RaftOptions::default(),
         retention: LogRetention::default(),
+        history: HistoryOptions::default(),
         snapshots: SnapshotOptions::default(),
     }
 }

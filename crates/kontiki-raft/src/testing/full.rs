@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use kontiki_storage::engine::{Batch, Cursor, Engine, EngineStats, Horizons, MemoryEngine, Stage, View};
+use kontiki_storage::engine::{Batch, Cursor, Engine, EngineStats, Horizons, MemoryEngine, Part, Sample, Stage, View};
 use kontiki_types::Fault;
 
 pub(crate) struct Fillable {
@@ -42,6 +42,12 @@ impl Engine for Fillable {
         Ok(Box::new(FillableStage { stage: self.engine.stage()?, full: self.full.clone() }))
     }
 
+    fn parts(&self, from: &[u8], to: &[u8], part_bytes: u64) -> Result<Vec<Part>, Fault> {
+        self.engine.parts(from, to, part_bytes)
+    }
+    fn sample(&self, from: &[u8], to: &[u8], records_max: usize) -> Result<Sample, Fault> {
+        self.engine.sample(from, to, records_max)
+    }
     fn compact(&self, from: &[u8], to: &[u8]) -> Result<(), Fault> {
         self.engine.compact(from, to)
     }

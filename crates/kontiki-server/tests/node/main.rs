@@ -7,6 +7,7 @@
 
 mod alone;
 mod disks;
+mod forgets;
 mod three;
 
 use std::net::TcpListener;

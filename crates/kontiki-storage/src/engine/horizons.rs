@@ -200,6 +200,16 @@ impl Drop for Pin {
     }
 }
 
+/// What becomes of a record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Keep,
+    /// A newer one of its key has been passed that every reader may see.
+    Drop,
+    /// A deletion that every reader sees: to be swept, with all that it hides.
+    Mark,
+}
+
 /// Decides about the records of one compaction, which come in the order of their keys.
 pub(super) struct Sieve {
     horizons: Arc<Horizons>,
@@ -214,28 +224,41 @@ pub(super) struct Sieve {
 }
 
 impl Sieve {
-    /// Whether a record may go. Total.
+    /// Whether a record may go. Total. Notes the marks that it passes.
     pub(super) fn drops(&mut self, key: &[u8], record: &[u8]) -> bool {
-        let Some((part, version)) = schema::split_data(key) else { return false };
+        match self.judge(key, record) {
+            Verdict::Keep => false,
+            Verdict::Drop => true,
+            Verdict::Mark => {
+                let mut state = self.horizons.state.lock();
+                if state.marks_bytes < MARKS_BYTES_MAX {
+                    state.marks_bytes += self.part.len();
+                    state.marks.push(self.part.clone());
+                }
+                false
+            }
+        }
+    }
+
+    /// Whether a record is of no use to anybody: dropped by a compaction, or swept after it.
+    pub(super) fn is_dead(&mut self, key: &[u8], record: &[u8]) -> bool {
+        self.judge(key, record) != Verdict::Keep
+    }
+
+    fn judge(&mut self, key: &[u8], record: &[u8]) -> Verdict {
+        let Some((part, version)) = schema::split_data(key) else { return Verdict::Keep };
         if part != self.part {
             part.clone_into(&mut self.part);
             self.newest = None;
         }
         if version > self.horizon_of(key) {
-            return false;
+            return Verdict::Keep;
         }
         if let Some(newest) = self.newest {
-            return version < newest;
+            return if version < newest { Verdict::Drop } else { Verdict::Keep };
         }
         self.newest = Some(version);
-        if matches!(mvcc::kind(key, record), Ok(Kind::Delete)) {
-            let mut state = self.horizons.state.lock();
-            if state.marks_bytes < MARKS_BYTES_MAX {
-                state.marks_bytes += part.len();
-                state.marks.push(part.to_vec());
-            }
-        }
-        false
+        if matches!(mvcc::kind(key, record), Ok(Kind::Delete)) { Verdict::Mark } else { Verdict::Keep }
     }
 
     /// The horizon at a key: the lowest that any table tells.

@@ -12,7 +12,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use kontiki_types::Fault;
@@ -20,7 +19,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::horizons::Pin;
 use super::stage::Ranges;
-use super::{Batch, Change, Cursor, Engine, EngineStats, Horizons, Stage, View};
+use super::{Batch, Change, Cursor, Engine, EngineStats, Horizons, Part, Sample, Stage, View, garbage};
 
 type Map = BTreeMap<Bytes, Bytes>;
 
@@ -41,7 +40,6 @@ struct Shared {
     /// What survives a crash. Locked before `live`, always.
     disk: Mutex<Disk>,
     horizons: Arc<Horizons>,
-    written_bytes: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -117,7 +115,6 @@ impl Engine for MemoryEngine {
         let mut disk = self.shared.disk.lock();
         disk.fail("writing a batch to memory")?;
         disk.unflushed_bytes += batch.size_bytes();
-        self.shared.written_bytes.fetch_add(batch.size_bytes() as u64, Ordering::Relaxed);
         disk.unflushed.push_back(batch.clone());
         while disk.unflushed_bytes > UNFLUSHED_BYTES_MAX && disk.settle_one() {}
         apply(Arc::make_mut(&mut *self.shared.live.write()), batch);
@@ -161,6 +158,19 @@ impl Engine for MemoryEngine {
         &self.shared.horizons
     }
 
+    fn parts(&self, from: &[u8], to: &[u8], part_bytes: u64) -> Result<Vec<Part>, Fault> {
+        let disk = self.shared.disk.lock();
+        let inside = disk.durable.range::<[u8], _>((Bound::Included(from), Bound::Unbounded));
+        let inside = inside.take_while(|(key, _)| to.is_empty() || key.as_ref() < to);
+        let records: Vec<_> = inside.map(|(key, value)| (key.to_vec(), (key.len() + value.len()) as u64)).collect();
+        Ok(garbage::cut(from, to, &records, part_bytes))
+    }
+
+    fn sample(&self, from: &[u8], to: &[u8], records_max: usize) -> Result<Sample, Fault> {
+        let mut cursor = self.cursor(from, to)?;
+        Sample::take(&mut *cursor, from, &mut self.shared.horizons.sieve(), records_max)
+    }
+
     fn compact(&self, from: &[u8], to: &[u8]) -> Result<(), Fault> {
         self.flush()?;
         {
@@ -182,7 +192,6 @@ impl Engine for MemoryEngine {
             records_estimate: live.len() as u64,
             data_bytes,
             unflushed_bytes: disk.unflushed_bytes as u64,
-            written_bytes: self.shared.written_bytes.load(Ordering::Relaxed),
             compaction_debt_bytes: 0,
             stalled: false,
         }

@@ -16,6 +16,7 @@
 //! **Invariant:** this trait knows nothing of partitions, and of versions only which of them may go (`horizons`); only `rocks` names RocksDB.
 
 mod batch;
+mod garbage;
 mod horizons;
 pub mod memory;
 pub mod rocks;
@@ -27,6 +28,7 @@ use bytes::Bytes;
 use kontiki_types::Fault;
 
 pub use batch::{Batch, Change};
+pub use garbage::{Part, Sample};
 pub use horizons::Horizons;
 pub use memory::MemoryEngine;
 pub use rocks::{RocksEngine, RocksOptions};
@@ -59,6 +61,13 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Which versions may be dropped when what is stored is rewritten.
     fn horizons(&self) -> &Horizons;
+
+    /// Cuts `[from, to)` into parts that follow each other and hold about `part_bytes` on disk each: for work that must not take it all
+    /// at once. At least one; an estimate, from what the engine knows without reading.
+    fn parts(&self, from: &[u8], to: &[u8], part_bytes: u64) -> Result<Vec<Part>, Fault>;
+
+    /// Reads the first `records_max` records of `[from, to)`, and says how much of them a compaction would drop that begins now.
+    fn sample(&self, from: &[u8], to: &[u8], records_max: usize) -> Result<Sample, Fault>;
 
     /// Rewrites what is stored of `[from, to)`, so that what was overwritten and deleted there gives its room back, as far as the horizons
     /// allow. Changes nothing that may be read. Flushes first. Blocks for as long as it takes to read and write the range; other calls go on beside it. An empty bound is none.
@@ -125,8 +134,6 @@ pub struct EngineStats {
     pub data_bytes: u64,
     /// Bytes written and not yet flushed, estimated: what a restart would have to replay.
     pub unflushed_bytes: u64,
-    /// Bytes written since the engine was opened: whoever asks for compactions compares it with what it was at the last.
-    pub written_bytes: u64,
     /// Bytes that compaction still has to rewrite.
     pub compaction_debt_bytes: u64,
     /// Whether the engine holds writers back or refuses them at present.

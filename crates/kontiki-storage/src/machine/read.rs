@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kontiki_types::read::{Changes, ReadData, Scan};
-use kontiki_types::{CallError, ClockKind, Descriptor, KeyRange, Read, ReadReply, Reject, Retry, Row, Version, limits};
+use kontiki_types::{CallError, Descriptor, KeyRange, Read, ReadReply, Reject, Retry, Row, Version, limits};
 use parking_lot::{RwLock, RwLockWriteGuard};
 
 use super::State;
@@ -30,8 +30,7 @@ struct View {
 impl View {
     fn of(state: &State) -> Self {
         let State { descriptor, clock, horizon, applied_index, .. } = state;
-        let horizon = (*horizon).max(promised(descriptor.clock, *clock));
-        Self { descriptor: Arc::clone(descriptor), clock: *clock, horizon, applied_index: *applied_index }
+        Self { descriptor: Arc::clone(descriptor), clock: *clock, horizon: *horizon, applied_index: *applied_index }
     }
 }
 
@@ -157,15 +156,6 @@ fn version_to_read(view: &View, at: Option<Version>) -> Result<Version, Reject> 
     }
     check_horizon(version, view.horizon)?;
     Ok(version)
-}
-
-/// The oldest version that is promised to readers, by the partition's own clock. What is older may be there still, or on some replicas
-/// only: it depends on when the horizon is moved, so nobody gets to see it.
-fn promised(kind: ClockKind, clock: Version) -> Version {
-    match kind {
-        ClockKind::Hybrid => Version::from_ms(clock.ms().saturating_sub(limits::RETENTION_MS)),
-        ClockKind::Counter => Version::ZERO,
-    }
 }
 
 fn check_horizon(version: Version, oldest: Version) -> Result<(), Reject> {

@@ -12,7 +12,7 @@ use kontiki_types::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::engine::{Cursor, EngineStats, Horizons, MemoryEngine, Stage, View};
+use crate::engine::{Cursor, EngineStats, Horizons, MemoryEngine, Part, Sample, Stage, View};
 use crate::system;
 
 fn descriptor(id: u64) -> Descriptor {
@@ -96,6 +96,12 @@ impl Engine for Counting {
     }
     fn horizons(&self) -> &Horizons {
         self.inner.horizons()
+    }
+    fn parts(&self, from: &[u8], to: &[u8], part_bytes: u64) -> Result<Vec<Part>, Fault> {
+        self.inner.parts(from, to, part_bytes)
+    }
+    fn sample(&self, from: &[u8], to: &[u8], records_max: usize) -> Result<Sample, Fault> {
+        self.inner.sample(from, to, records_max)
     }
     fn compact(&self, from: &[u8], to: &[u8]) -> Result<(), Fault> {
         self.inner.compact(from, to)

@@ -27,7 +27,7 @@ use self::errors::fault;
 pub use self::options::RocksOptions;
 use self::stage::RocksStage;
 use self::view::{RocksCursor, RocksView};
-use super::{Batch, Change, Cursor, Engine, EngineStats, Horizons, Stage, View};
+use super::{Batch, Change, Cursor, Engine, EngineStats, Horizons, Part, Sample, Stage, View, garbage};
 use crate::schema;
 
 /// See the module.
@@ -43,7 +43,6 @@ struct Store {
     path: PathBuf,
     write_options: WriteOptions,
     horizons: Arc<Horizons>,
-    written_bytes: AtomicU64,
     /// What staged tables are written with.
     staged_tables: Options,
 }
@@ -68,14 +67,7 @@ impl RocksEngine {
         let mut write_options = WriteOptions::default();
         write_options.disable_wal(true);
         let staged_tables = options::staged_tables(&options);
-        let store = Arc::new(Store {
-            db,
-            path: path.to_owned(),
-            write_options,
-            horizons,
-            written_bytes: AtomicU64::new(0),
-            staged_tables,
-        });
+        let store = Arc::new(Store { db, path: path.to_owned(), write_options, horizons, staged_tables });
         Ok(Arc::new(Self { store, stages: AtomicU64::new(0) }))
     }
 }
@@ -130,7 +122,6 @@ fn refuse_headless(path: &Path) -> Result<(), Fault> {
 impl Engine for RocksEngine {
     fn write(&self, batch: &Batch) -> Result<(), Fault> {
         // Room for RocksDB's own framing of each change, so that the buffer grows once.
-        self.store.written_bytes.fetch_add(batch.size_bytes() as u64, Ordering::Relaxed);
         let mut rocks = WriteBatch::with_capacity_bytes(batch.size_bytes() + 16 * batch.len() + 16);
         for change in batch.changes() {
             match change {
@@ -191,6 +182,23 @@ impl Engine for RocksEngine {
         &self.store.horizons
     }
 
+    fn parts(&self, from: &[u8], to: &[u8], part_bytes: u64) -> Result<Vec<Part>, Fault> {
+        let files = self.store.db.live_files().map_err(|error| self.store.fault("listing the tables", error))?;
+        let inside = |start: &Vec<u8>, end: &Vec<u8>| end.as_slice() >= from && (to.is_empty() || start.as_slice() < to);
+        let bounds = files.into_iter().filter_map(|file| Some((file.start_key?, file.end_key?, file.size as u64)));
+        let mut files: Vec<_> =
+            bounds.filter(|(start, end, _)| inside(start, end)).map(|(start, _, bytes)| (start, bytes)).collect();
+        files.sort_unstable();
+        Ok(garbage::cut(from, to, &files, part_bytes))
+    }
+
+    fn sample(&self, from: &[u8], to: &[u8], records_max: usize) -> Result<Sample, Fault> {
+        let mut options = view::between(from, to);
+        options.fill_cache(false);
+        let mut cursor = RocksCursor::new(&self.store.path, self.store.db.raw_iterator_opt(options));
+        Sample::take(&mut cursor, from, &mut self.store.horizons.sieve(), records_max)
+    }
+
     fn compact(&self, from: &[u8], to: &[u8]) -> Result<(), Fault> {
         self.flush()?;
         let mut options = CompactOptions::default();
@@ -207,7 +215,6 @@ impl Engine for RocksEngine {
             records_estimate: self.store.property("rocksdb.estimate-num-keys"),
             data_bytes: self.store.property("rocksdb.total-sst-files-size"),
             unflushed_bytes: self.store.property("rocksdb.cur-size-all-mem-tables"),
-            written_bytes: self.store.written_bytes.load(Ordering::Relaxed),
             compaction_debt_bytes: self.store.property("rocksdb.estimate-pending-compaction-bytes"),
             stalled: self.store.property("rocksdb.is-write-stopped") > 0
                 || self.store.property("rocksdb.actual-delayed-write-rate") > 0,
