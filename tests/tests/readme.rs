@@ -23,6 +23,7 @@ fn constants() -> BTreeMap<&'static str, u64> {
         ("READS_QUEUED_MAX", limits::READS_QUEUED_MAX as u64),
         ("REQUEST_BYTES_MAX", limits::REQUEST_BYTES_MAX as u64),
         ("RETENTION_MS", limits::RETENTION_MS),
+        ("RETENTION_MS_MIN", limits::RETENTION_MS_MIN),
         ("SCAN_KEYS_LOOKED_AT_MAX", limits::SCAN_KEYS_LOOKED_AT_MAX as u64),
         ("SCAN_PAGE_BYTES_MAX", u64::from(limits::SCAN_PAGE_BYTES_MAX)),
         ("SCAN_ROWS_MAX", u64::from(limits::SCAN_ROWS_MAX)),

@@ -78,13 +78,15 @@ impl HistoryOptions {
 /// Forgets until the groups are gone.
 pub(crate) async fn run(groups: Weak<Groups>, stopping: CancellationToken) {
     let mut keeper = Keeper::default();
+    // The first ones soon, and closer to each other: the process before this one may have left much, and the first leaders take their time.
+    let mut wait = Duration::from_millis(ROUND_MS_MIN);
     loop {
-        let Some(round) = groups.upgrade().map(|groups| groups.history().round()) else { return };
         tokio::select! {
-            () = sleep(round) => {}
+            () = sleep(wait) => {}
             () = stopping.cancelled() => return,
         }
         let Some(groups) = groups.upgrade() else { return };
+        wait = groups.history().round().min(wait * 2);
         tokio::select! {
             () = keeper.round(&groups) => {}
             () = stopping.cancelled() => return,

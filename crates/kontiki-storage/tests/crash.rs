@@ -117,7 +117,9 @@ proptest! {
         let lost = memory.crash(coin);
         let index = recover(engine, &history, &sessions);
         prop_assert!(lost <= unflushed);
-        prop_assert_eq!(index, history.commands.len() - lost);
+        // Beside the entries' batches there are those that swept deletions after a compaction: they may be among the lost.
+        let (lost_entries, swept) = (history.commands.len() - index, flushed.iter().any(|index| index % 2 == 0));
+        prop_assert!(if swept { lost_entries <= lost } else { lost_entries == lost }, "{lost_entries} entries of {lost} batches");
     }
 }
 

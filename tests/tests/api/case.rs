@@ -3,7 +3,13 @@
 use kontiki_client::{Client, ScanOptions};
 use kontiki_types::{Bytes, Error, ErrorKind, NamespaceId, PartitionId, Row, key};
 
+use std::time::Duration;
+
 use futures::TryStreamExt as _;
+use tokio::time::{Instant, sleep};
+
+/// Much longer than the first round of forgetting takes to come.
+const FORGETS_WITHIN: Duration = Duration::from_secs(30);
 
 /// A client and its keys. The cluster is cut at `<prefix>h` and `<prefix>p`, so that keys from `a`, from `h` and from `p` lie in
 /// three partitions.
@@ -83,6 +89,19 @@ pub fn refused<T: std::fmt::Debug>(result: Result<T, Error>, kind: ErrorKind, se
     assert_eq!(error.kind(), kind, "{error}");
     assert!(is_like(sentence, error.message()), "expected: {sentence}\n   found: {error}");
     error
+}
+
+/// Calls until it is refused: a new partition begins to forget in its first seconds, each replica when it applies that. Gives up after a while, with what was
+/// answered last.
+pub async fn until_refused<T, E>(mut call: impl AsyncFnMut() -> Result<T, E>) -> Result<T, E> {
+    let until = Instant::now() + FORGETS_WITHIN;
+    loop {
+        let answer = call().await;
+        if answer.is_err() || Instant::now() > until {
+            return answer;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use kontiki_types::{Bytes, CallError, Epoch, NodeId, PartitionId, Reject, Retry}
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use crate::case::{Case, is_like};
+use crate::case::{Case, is_like, until_refused};
 use crate::raw::{RawCodec, unary};
 use crate::unrouted::{connect, kv};
 
@@ -169,7 +169,7 @@ impl Door {
         let at = |version| Some(v1::ReadLevel { level: Some(v1::read_level::Level::SnapshotVersion(version)) });
         let get = |version| v1::GetRequest { key: key.clone(), level: at(version), route: None };
         let sentence = "version 1 is older than the oldest one kept, *; read at a newer version";
-        refused(kv.get(get(1)).await, Code::OutOfRange, "VERSION_TOO_OLD", sentence);
+        refused(until_refused(async || kv.get(get(1)).await).await, Code::OutOfRange, "VERSION_TOO_OLD", sentence);
         let sentence = "version * lies in the future: the newest is *; read at a version that a reply has named";
         refused(kv.get(get(u64::MAX - 7)).await, Code::OutOfRange, "VERSION_IN_FUTURE", sentence);
 

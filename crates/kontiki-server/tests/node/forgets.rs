@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use futures::TryStreamExt;
-use kontiki_client::{Client, ScanOptions, WriteBatch};
+use kontiki_client::{ChangesOptions, Client, ScanOptions, WriteBatch};
 use kontiki_server::{HistoryOptions, Node, NodeOptions, RocksOptions};
 use kontiki_types::{ErrorKind, NodeId, ReadLevel, Version};
 
@@ -59,11 +59,14 @@ async fn is_forgotten(client: &Client, version: Version) {
         Ok(_) => false,
         Err(error) => {
             assert_eq!(error.kind(), ErrorKind::Version, "{error}");
-            assert!(error.to_string().contains("oldest"), "{error}");
+            assert!(error.to_string().contains(&format!("version {version} is older than the oldest one kept")), "{error}");
             true
         }
     })
     .await;
+    // What was deleted since is not known any more.
+    let changes: Result<Vec<_>, _> = client.changes(ChangesOptions::after(version)).try_collect().await;
+    assert_eq!(changes.expect_err("too old").kind(), ErrorKind::Version);
 }
 
 async fn all_is_there(client: &Client) {
@@ -110,7 +113,7 @@ async fn every_replica_gives_back_the_room_of_what_was_overwritten() {
     for node in &nodes {
         node.ready(PATIENCE).await.expect("ready");
     }
-    let client = nodes[0].client();
+    let client = Client::connect(members.iter().map(|(_, addr)| addr.clone())).await.expect("connects");
     let early = overwrite(&client).await;
     // 20 MiB were written, and now nobody writes any more.
     for node in &nodes {
