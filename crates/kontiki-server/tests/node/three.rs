@@ -232,8 +232,12 @@ async fn a_node_that_was_away_for_long_is_caught_up_by_a_snapshot() {
         back.status().ready && applied(&back) == applied(&nodes[0])
     })
     .await;
-    let (_, text) = http_get(back.http_addr().expect("served"), "/metrics").await;
-    assert!(gauge(&text, "kontiki_snapshots_installed").is_some_and(|installed| installed > 0), "{text}");
+    // It counts the snapshot when it has told the sender: a moment after the state is there.
+    eventually("it came by a snapshot", async || {
+        let (_, text) = http_get(back.http_addr().expect("served"), "/metrics").await;
+        gauge(&text, "kontiki_snapshots_installed").is_some_and(|installed| installed > 0)
+    })
+    .await;
     let stale = ReadLevel::BoundedStale { age_ms_max: 60_000 };
     let endpoint = back.endpoint();
     let map = back.client().refresh_map().await.expect("known");
