@@ -48,6 +48,8 @@ struct State {
     operations: u64,
     cut_power_at: Option<u64>,
     sync_failures: u32,
+    write_failures: u32,
+    read_failures: u32,
     capacity_bytes: Option<u64>,
 }
 
@@ -101,6 +103,8 @@ impl SimulatedDisk {
             operations: 0,
             cut_power_at: None,
             sync_failures: 0,
+            write_failures: 0,
+            read_failures: 0,
             capacity_bytes: None,
         };
         Self { state: Arc::new(Mutex::new(state)) }
@@ -140,6 +144,43 @@ impl SimulatedDisk {
     /// syncs succeed without saving it.
     pub fn fail_next_sync(&self) {
         self.state.lock().sync_failures += 1;
+    }
+
+    /// The next write to a file fails, after having written a part of what it should.
+    pub fn fail_next_write(&self) {
+        self.state.lock().write_failures += 1;
+    }
+
+    /// The next read of a file fails.
+    pub fn fail_next_read(&self) {
+        self.state.lock().read_failures += 1;
+    }
+
+    /// Takes back the failures that were asked for and have not come.
+    pub fn fail_no_more(&self) {
+        self.state.lock().forget_failures();
+    }
+
+    /// What a power cut now would leave at the least: another disk, with what is durable and nothing else.
+    pub fn survivors(&self) -> Self {
+        let state = self.state.lock();
+        let copy = |(name, number): (&String, &u64)| {
+            let durable = state.files.get(number).map(|file| file.durable.clone()).unwrap_or_default();
+            let allocated = (0..durable.len().div_ceil(SECTOR_BYTES)).collect();
+            let file = File { live: durable.clone(), durable, allocated, ..File::default() };
+            (name.clone(), *number, file)
+        };
+        let disk = Self::new(0);
+        {
+            let mut other = disk.state.lock();
+            for (name, number, file) in state.durable_names.iter().map(copy) {
+                other.files.insert(number, file);
+                other.names.insert(name, number);
+            }
+            other.durable_names = other.names.clone();
+            other.next_file = state.next_file;
+        }
+        disk
     }
 
     /// The disk holds at most so many bytes, in whole sectors; holes in files take none. Beyond them writes fail, after having
@@ -191,7 +232,11 @@ impl State {
         self.life += 1;
         self.operations = 0;
         self.cut_power_at = None;
-        self.sync_failures = 0;
+        self.forget_failures();
+    }
+
+    fn forget_failures(&mut self) {
+        (self.sync_failures, self.write_failures, self.read_failures) = (0, 0, 0);
     }
 
     /// Counts a call that changes something; fails if there is no power.
@@ -411,8 +456,15 @@ impl DiskFile for OpenFile {
             state.operate()?;
             let offset = usize::try_from(offset).map_err(io::Error::other)?;
             let room = state.capacity_bytes.map(|capacity| capacity.saturating_sub(state.used_bytes()));
-            let file = file_of(&mut state.files, self.number)?;
+            let State { files, random, write_failures, .. } = state;
+            let file = file_of(files, self.number)?;
             let fits = room.map_or(buf.len(), |room| file.fits(offset, buf.len(), room / SECTOR_BYTES as u64));
+            if *write_failures > 0 {
+                *write_failures -= 1;
+                let part = random.below(fits as u64) as usize;
+                file.write(offset, &buf[..part]);
+                return Err(io::Error::other("the simulated disk failed to write"));
+            }
             file.write(offset, &buf[..fits]);
             if fits < buf.len() {
                 return Err(io::Error::new(io::ErrorKind::StorageFull, "the simulated disk is full"));
@@ -423,6 +475,10 @@ impl DiskFile for OpenFile {
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         self.with(|state| {
+            if state.read_failures > 0 {
+                state.read_failures -= 1;
+                return Err(io::Error::other("the simulated disk failed to read"));
+            }
             let file = file_of(&mut state.files, self.number)?;
             let from = usize::try_from(offset).unwrap_or(usize::MAX).min(file.live.len());
             let to = from.saturating_add(buf.len()).min(file.live.len());

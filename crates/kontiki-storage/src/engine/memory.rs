@@ -99,9 +99,23 @@ impl MemoryEngine {
         lost
     }
 
+    /// The engine as the next process finds it: what is durable here, and nothing that was only in the memory of this one, such as horizons that
+    /// were announced.
+    pub fn reopened(&self) -> Arc<Self> {
+        let durable = self.shared.disk.lock().durable.clone();
+        let live = RwLock::new(Arc::new(durable.clone()));
+        let disk = Mutex::new(Disk { durable, ..Disk::default() });
+        Arc::new(Self { shared: Arc::new(Shared { live, disk, ..Shared::default() }) })
+    }
+
     /// The next write or flush fails with an I/O error of this kind and changes nothing.
     pub fn fail_next(&self, kind: io::ErrorKind) {
         self.shared.disk.lock().fail_next = Some(kind);
+    }
+
+    /// Takes back a failure that was asked for and has not come.
+    pub fn fail_no_more(&self) {
+        self.shared.disk.lock().fail_next = None;
     }
 
     /// Batches written and not yet flushed.

@@ -147,3 +147,34 @@ fn a_process_that_dies_loses_nothing_and_makes_nothing_durable() {
     disk.lose_unsynced();
     assert_eq!(content(&disk, "f"), None);
 }
+
+#[test]
+fn writes_and_reads_fail_on_demand_and_only_once() {
+    let (disk, file) = disk_with(7, b"before");
+    disk.fail_next_write();
+    file.write_at(0, b"failed").expect_err("was asked to fail");
+    file.write_at(0, b"behind").expect("only the next one fails");
+    disk.fail_next_read();
+    file.read_at(0, &mut [0; 6]).expect_err("was asked to fail");
+    assert_eq!(content(&disk, "f").expect("is there"), b"behind");
+    disk.fail_next_write();
+    disk.fail_no_more();
+    file.write_at(0, b"better").expect("it was taken back");
+}
+
+#[test]
+fn survivors_are_what_is_durable_and_another_disk() {
+    let (disk, file) = disk_with(7, b"synced");
+    file.sync_data().expect("syncs");
+    assert_eq!(content(&disk.survivors(), "f"), None, "its name is not durable");
+    disk.sync_dir().expect("syncs");
+    file.write_at(0, b"later!").expect("writes");
+    let survivors = disk.survivors();
+    assert_eq!(content(&survivors, "f").expect("is there"), b"synced");
+    assert_eq!(content(&disk, "f").expect("is there"), b"later!");
+    let other = survivors.open("f", false).expect("is there");
+    other.write_at(0, b"OTHER!").expect("writes");
+    other.sync_data().expect("syncs");
+    disk.lose_unsynced();
+    assert_eq!(content(&disk, "f").expect("is there"), b"synced");
+}
