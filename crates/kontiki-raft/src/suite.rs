@@ -150,3 +150,16 @@ async fn after_a_full_disk_nothing_is_reported_durable_even_when_there_is_room_a
     other.save_vote(&vote).await.expect_err("the log has ended, for every group");
     assert!(log.wait_durable(1).await.is_err(), "what was refused is not durable because something later is");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_behind_a_purge_gets_nothing_rather_than_a_gap() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (mut log, _machine) = open(&dir);
+    append(&mut log, (1..=9).map(|index| entry(1, index, "entry")).collect()).await;
+    log.purge(log_id(1, 5)).await.expect("purges");
+    let stream = log.limited_get_log_entries(3, 10).await.expect("reads");
+    assert!(stream.is_empty(), "entries from {:?} on would be taken for those from 3 on", stream.first());
+    assert_eq!(log.limited_get_log_entries(6, 10).await.expect("reads").len(), 4);
+    let tolerant = log.try_get_log_entries(3..10).await.expect("reads");
+    assert_eq!(tolerant.first().map(|first| first.log_id.index), Some(6), "others are told what is left");
+}
