@@ -418,8 +418,8 @@ impl Groups {
         &self.stopping
     }
 
-    /// The log's reading end.
-    pub(crate) fn log_reader(&self) -> &LogReader {
+    /// The log's reading end, of all groups.
+    pub fn log_reader(&self) -> &LogReader {
         &self.reader
     }
 

@@ -17,6 +17,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use kontiki_storage::log::{Log, Record, Spares};
 use kontiki_types::{Fault, limits};
@@ -49,6 +50,13 @@ pub(crate) enum Completion {
     Wait(oneshot::Sender<Result<(), Fault>>),
     /// Nobody: it only has to be in order.
     Nobody,
+}
+
+/// What was written and waits for its fsync.
+struct Turn {
+    batch: Vec<Request>,
+    written: Result<(), Fault>,
+    since: Instant,
 }
 
 struct Request {
@@ -173,19 +181,23 @@ impl LogWriter {
     /// Writes until every group is gone. Blocks: for an OS thread.
     pub fn run(mut self) {
         while let Some(first) = self.queue.blocking_recv() {
-            self.turn(first);
+            let turn = self.write(first);
+            self.finish(turn);
         }
     }
 
-    /// The same as a task, for an executor that has no threads.
-    pub async fn run_inline(mut self) {
+    /// The same as a task, for an executor that has no threads. Each fsync takes as long as `fsync_takes` says; a machine that dies
+    /// meanwhile has written, and not synced.
+    pub async fn run_inline(mut self, mut fsync_takes: impl FnMut() -> Duration + Send) {
         while let Some(first) = self.queue.recv().await {
-            self.turn(first);
+            let turn = self.write(first);
+            tokio::time::sleep(fsync_takes()).await;
+            self.finish(turn);
         }
     }
 
-    /// One batch: everything that waits, up to a frame's size; one write, one fsync, then the completions in order.
-    fn turn(&mut self, first: Request) {
+    /// The first half of a turn: everything that waits, up to a frame's size, in one write.
+    fn write(&mut self, first: Request) -> Turn {
         let mut bytes = first.size_bytes();
         let mut batch = vec![first];
         while bytes < limits::FRAME_BYTES_MAX {
@@ -193,15 +205,22 @@ impl LogWriter {
             bytes += request.size_bytes();
             batch.push(request);
         }
-        let durable = batch.last().map_or(0, |request| request.ticket);
         let records: Vec<Record> = batch.iter_mut().flat_map(|request| std::mem::take(&mut request.records)).collect();
         // A full disk leaves the log itself usable, but what was refused then is missing: a later ticket that became durable would
         // speak for it too.
         let earlier = self.progress.borrow().fault.clone();
-        let result = match earlier {
+        let written = match earlier {
             Some(fault) => Err(fault),
-            None => self.log.write(&records).and_then(|()| self.sync()),
+            None => self.log.write(&records),
         };
+        Turn { batch, written, since: Instant::now() }
+    }
+
+    /// The second half: one fsync, then the completions in order.
+    fn finish(&mut self, turn: Turn) {
+        let Turn { batch, written, since } = turn;
+        let durable = batch.last().map_or(0, |request| request.ticket);
+        let result = written.and_then(|()| self.sync(since));
         match &result {
             Ok(()) => self.progress.send_modify(|progress| progress.durable = durable),
             Err(fault) => self.progress.send_modify(|progress| {
@@ -217,9 +236,8 @@ impl LogWriter {
         self.ask_for_spare();
     }
 
-    /// One fsync, with the time that it took in the moving average.
-    fn sync(&mut self) -> Result<(), Fault> {
-        let since = Instant::now();
+    /// One fsync, with the time since it was begun in the moving average.
+    fn sync(&mut self, since: Instant) -> Result<(), Fault> {
         self.log.sync()?;
         let took = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX).max(1);
         let average = match self.fsync_us.load(Ordering::Relaxed) {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kontiki_client::{Client, ClientOptions, Endpoint, NodeStatus};
+use kontiki_raft::Groups;
 use kontiki_types::{Error, ErrorKind, NodeId, PartitionId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -169,6 +170,12 @@ impl Node {
     /// Why the node as a whole does not work, if it does not. Single replicas that stopped say so in [`Node::status`].
     pub fn fault(&self) -> Option<String> {
         self.local.fault()
+    }
+
+    /// The replicas themselves, for those who watch a node from inside its process; `None` once it has stopped. Whoever keeps them keeps the
+    /// data directory open.
+    pub fn groups(&self) -> Option<Arc<Groups>> {
+        self.local.groups()
     }
 
     /// This node as an endpoint, for tests and tools that do their own routing.
