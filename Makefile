@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup check fix build test demo cluster bench-quick doc deny
+.PHONY: help setup check fix build test sim sweep meta demo cluster bench-quick doc deny
 
 # ccache stands in for the C++ compiler by coming first in PATH; where it is not installed the folder is not there and nothing
 # changes. CC and CXX stay unset on purpose: cargo would see a change of theirs as a reason to build RocksDB again (docs/adr/0002).
@@ -16,6 +16,12 @@ export PATH := /usr/lib/ccache:$(PATH)
 # Only bench-quick names its packages: it has a profile of its own, and needs no tests in it.
 CARGO ?= cargo
 LOCKED := --locked
+
+# For sim and sweep.
+SEED ?= 1
+N ?= 200
+FROM ?= 1
+ARGS ?=
 
 help: ## Print this list
 	@echo "Kontiki. Targets:"
@@ -41,6 +47,18 @@ build: setup ## Build everything (the dev profile: the one that tests, demo and 
 test: setup ## Every test: units, golden scripts, crash tests, the API suite, three real processes
 	$(CARGO) build $(LOCKED) --workspace --all-targets # the end-to-end tests run the real program, which cargo test does not build
 	$(CARGO) test $(LOCKED) --workspace
+
+sim: setup ## One simulated cluster from a seed, its story and its verdict: make sim SEED=7 (ARGS="--log kontiki=debug" and more: sim run --help)
+	$(CARGO) build $(LOCKED) --workspace --all-targets # as for the tests
+	"$${CARGO_TARGET_DIR:-target}/debug/sim" run --seed $(SEED) $(ARGS)
+
+sweep: setup ## Many seeds in parallel, up to the first that fails: make sweep N=200 (FROM=1, ARGS="--all" and more: sim sweep --help)
+	$(CARGO) build $(LOCKED) --workspace --all-targets # as for the tests
+	"$${CARGO_TARGET_DIR:-target}/debug/sim" sweep --seeds $(N) --from $(FROM) $(ARGS)
+
+meta: setup ## Ten seeds, each twice: the complete traces must be equal
+	$(CARGO) build $(LOCKED) --workspace --all-targets # as for the tests
+	"$${CARGO_TARGET_DIR:-target}/debug/sim" meta --seeds 10
 
 demo: setup ## Three nodes, a real import, a killed leader, and proof that nothing was lost
 	$(CARGO) build $(LOCKED) --workspace --all-targets # as for the tests: other targets mean other features, and all dependencies built again

@@ -39,9 +39,9 @@ fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("reading {}: {error}", path.display()))
 }
 
-/// Folders that hold crates: every direct child of `crates/`, `bench`, `tests` and `tests/checker`.
+/// Folders that hold crates: every direct child of `crates/`, `bench`, `tests`, `tests/checker` and `tests/sim`.
 fn crate_folders() -> Vec<String> {
-    let mut folders = vec!["bench".to_owned(), "tests".to_owned(), "tests/checker".to_owned()];
+    let mut folders = vec!["bench".to_owned(), "tests".to_owned(), "tests/checker".to_owned(), "tests/sim".to_owned()];
     for entry in std::fs::read_dir(root().join("crates")).expect("crates/ is a folder") {
         folders.push(format!("crates/{}", entry.expect("readable").file_name().to_string_lossy()));
     }

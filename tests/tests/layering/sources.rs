@@ -17,7 +17,7 @@ const HOMES: &[(&str, &str, usize)] = &[
     ("openraft_macros", "crates/kontiki-raft/", usize::MAX),
     ("openraft_rt", "crates/kontiki-raft/", usize::MAX),
     ("openraft_rt_tokio", "crates/kontiki-raft/", usize::MAX),
-    ("turmoil", "tests/", usize::MAX),
+    ("turmoil", "tests/sim/src/", usize::MAX),
 ];
 
 /// Where the lints on raw clocks, randomness, threads, files and sockets may be lifted: the seams, and programs that are not
@@ -253,7 +253,7 @@ mod tests {
         assert_eq!(check_homes(&[good, second]).len(), 1);
         assert_eq!(check_homes(&[foreign]).len(), 1);
         assert_eq!(check_homes(&[source("crates/kontiki/src/lib.rs", "turmoil::net::TcpStream")]).len(), 1);
-        assert!(check_homes(&[source("tests/src/sim.rs", "turmoil::net::TcpStream")]).is_empty());
+        assert!(check_homes(&[source("tests/sim/src/env.rs", "turmoil::net::TcpStream")]).is_empty());
     }
 
     #[test]
