@@ -48,7 +48,7 @@ pub async fn run(args: HighArgs) -> Result<(), Stop> {
         Task::Partitions => cluster::partitions(&connect().await?, output).await,
         Task::Nodes => node::list(&connect().await?, output).await,
         Task::Decommission { node, wait } => node::decommission(&connect().await?, output, node, wait).await,
-        Task::RemoveNode(node) => node::remove(&connect().await?, output, node).await,
+        Task::RemoveNode { node, force } => node::remove(&connect().await?, output, node, force).await,
         Task::TransferLeader { partition, node } => cluster::transfer_leader(&connect().await?, output, partition, node).await,
     }
 }

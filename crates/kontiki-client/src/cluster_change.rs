@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use kontiki_proto::{convert, v1};
 use kontiki_types::{CallError, ClusterId, Error, NodeId, NodeInfo, PartitionId, Reject, ReplicaId, StoreId};
-use tonic::{Request, Status};
+use tonic::Status;
 
 use crate::client::{Client, public};
+use crate::remote::Remote;
 
 /// A change of the cluster's shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +28,13 @@ pub enum ClusterChange {
     },
     /// A node is emptied, to be switched off.
     Decommission(NodeId),
-    /// A node that does not answer is given up.
-    Remove(NodeId),
+    /// A node that will not come back is given up.
+    Remove {
+        /// The node.
+        node: NodeId,
+        /// Also if it answers.
+        force: bool,
+    },
 }
 
 /// A node that wants to be a member.
@@ -64,7 +70,7 @@ impl ClusterChange {
     pub fn partition(&self) -> PartitionId {
         match self {
             Self::Replicas { partition, .. } => *partition,
-            Self::Join(_) | Self::Decommission(_) | Self::Remove(_) => PartitionId::SYSTEM,
+            Self::Join(_) | Self::Decommission(_) | Self::Remove { .. } => PartitionId::SYSTEM,
         }
     }
 }
@@ -95,16 +101,19 @@ impl Client {
         self.router().change_cluster(ClusterChange::Decommission(node), self.timeout()).await.map(drop).map_err(public)
     }
 
-    /// Gives up a node that does not answer and will not come back.
-    pub async fn remove_node(&self, node: NodeId) -> Result<(), Error> {
-        self.router().change_cluster(ClusterChange::Remove(node), self.timeout()).await.map(drop).map_err(public)
+    /// Gives up a node that will not come back. One that still answers is given up only with `force`: it then stops taking part, with
+    /// whatever only it had. Never if a partition would lose its last majority.
+    pub async fn remove_node(&self, node: NodeId, force: bool) -> Result<(), Error> {
+        let change = ClusterChange::Remove { node, force };
+        self.router().change_cluster(change, self.timeout()).await.map(drop).map_err(public)
     }
 }
 
 type ClusterClient = v1::cluster_client::ClusterClient<tonic::transport::Channel>;
 
-/// Sends a change over gRPC. The answer is only there for a join.
+/// Sends a change over gRPC, to a node of the cluster that is meant. The answer is only there for a join.
 pub(crate) async fn send(
+    asked: Remote,
     mut cluster: ClusterClient,
     change: ClusterChange,
     local_only: bool,
@@ -115,7 +124,7 @@ pub(crate) async fn send(
             let store_id = convert::store_id_text(Some(store));
             let former_node_id = former.map(|node| node.0);
             let message = v1::JoinRequest { addr, store_id, zone, cluster_name, former_node_id, local_only };
-            cluster.join(timed(message, timeout)).await.map(|response| Some(response.into_inner()))
+            cluster.join(asked.request(message, timeout)).await.map(|response| Some(response.into_inner()))
         }
         ClusterChange::Replicas { partition, conf, add, remove } => {
             let message = v1::ChangeReplicasRequest {
@@ -125,23 +134,17 @@ pub(crate) async fn send(
                 remove_replica_ids: remove.into_iter().map(|replica| replica.0).collect(),
                 local_only,
             };
-            cluster.change_replicas(timed(message, timeout)).await.map(|_| None)
+            cluster.change_replicas(asked.request(message, timeout)).await.map(|_| None)
         }
         ClusterChange::Decommission(node) => {
             let message = v1::DecommissionRequest { node_id: node.0, local_only };
-            cluster.decommission(timed(message, timeout)).await.map(|_| None)
+            cluster.decommission(asked.request(message, timeout)).await.map(|_| None)
         }
-        ClusterChange::Remove(node) => {
-            let message = v1::RemoveNodeRequest { node_id: node.0, local_only };
-            cluster.remove_node(timed(message, timeout)).await.map(|_| None)
+        ClusterChange::Remove { node, force } => {
+            let message = v1::RemoveNodeRequest { node_id: node.0, local_only, force };
+            cluster.remove_node(asked.request(message, timeout)).await.map(|_| None)
         }
     }
-}
-
-fn timed<T>(message: T, timeout: Duration) -> Request<T> {
-    let mut request = Request::new(message);
-    request.set_timeout(timeout);
-    request
 }
 
 impl TryFrom<v1::JoinResponse> for Joined {

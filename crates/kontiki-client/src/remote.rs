@@ -117,8 +117,14 @@ impl Remote {
         Self { known, ..self }
     }
 
+    /// The same node, if it is one of this cluster: if another one serves at its address by now, every call is refused.
+    #[must_use]
+    pub fn in_cluster(self, cluster: ClusterId) -> Self {
+        self.of(KnownCluster::is(Some(cluster)))
+    }
+
     /// A request with its deadline, and with the cluster that it is meant for.
-    fn request<T>(&self, message: T, timeout: Duration) -> Request<T> {
+    pub(crate) fn request<T>(&self, message: T, timeout: Duration) -> Request<T> {
         let mut request = Request::new(message);
         request.set_timeout(timeout);
         let known = self.known.get().and_then(|cluster| cluster.to_string().parse().ok());
@@ -134,7 +140,7 @@ impl Remote {
     }
 
     async fn change(self, change: ClusterChange, local_only: bool, timeout: Duration) -> Result<Option<Joined>, CallError> {
-        let call = cluster_change::send(self.cluster.clone(), change, local_only, timeout);
+        let call = cluster_change::send(self.clone(), self.cluster.clone(), change, local_only, timeout);
         self.call(timeout, false, call).await?.map(Joined::try_from).transpose()
     }
 

@@ -82,7 +82,7 @@ impl fmt::Display for Refusal {
             ),
             Self::Alive { node } => write!(
                 f,
-                "{node} answers; decommission it, so that what it holds is moved first, or stop it if it is to be removed as lost"
+                "{node} answers; decommission it, so that what it holds is moved first; or say --force to give it up as it is"
             ),
             Self::OnlyReplica { node, partition } => write!(
                 f,
@@ -127,13 +127,13 @@ pub fn can_decommission(view: &View, node: NodeId) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether `node`, which has not answered, can be given up without giving up data. Asking again for one that is lost or gone already
+/// Whether `node` can be given up without giving up data; `force`: also if it answers. Asking again for one that is lost or gone already
 /// is no mistake.
-pub fn can_remove(view: &View, node: NodeId) -> Result<(), Refusal> {
+pub fn can_remove(view: &View, node: NodeId, force: bool) -> Result<(), Refusal> {
     if !known(view, node)?.is_member() {
         return Ok(());
     }
-    if view.alive.contains(&node) {
+    if view.alive.contains(&node) && !force {
         return Err(Refusal::Alive { node });
     }
     for descriptor in view.by_id() {

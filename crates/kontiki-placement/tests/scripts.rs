@@ -11,7 +11,7 @@
 //!   lag ID=NODE/...|none         replicas that lack part of the log (replaces the former set of that partition)
 //!   plan                         the next step
 //!   settle                       carries steps out until there is none, and prints each and what they come to
-//!   decommission | remove NODE   whether that may be, and why not
+//!   decommission | remove | remove-by-force NODE   whether that may be, and why not
 //! ```
 
 mod world;
@@ -165,10 +165,13 @@ impl Runner for Story {
                 return Ok(plan(&self.view).as_ref().map_or_else(|| "nothing to do".to_owned(), display));
             }
             "settle" => return self.settle(),
-            "decommission" | "remove" => {
+            "decommission" | "remove" | "remove-by-force" => {
                 let id = node(args.next_pos().ok_or("which node?")?)?;
-                let may = if command.name == "remove" { can_remove } else { can_decommission };
-                return Ok(may(&self.view, id).map_or_else(|refusal| refusal.to_string(), |()| "it may".to_owned()));
+                let may = match command.name.as_str() {
+                    "decommission" => can_decommission(&self.view, id),
+                    name => can_remove(&self.view, id, name == "remove-by-force"),
+                };
+                return Ok(may.map_or_else(|refusal| refusal.to_string(), |()| "it may".to_owned()));
             }
             other => return Err(format!("unknown command {other}").into()),
         }

@@ -8,11 +8,14 @@
 //! ```
 //!
 //! One message can be forged, by anybody; so a suspicion is a reason to ask and nothing more. The map that the others hold is what counts.
+//!
+//! **Invariant:** only the map of a node that says it is in this cluster is heard: an address may have come to be another one's.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use kontiki_client::{ClientOptions, Endpoint, Remote};
-use kontiki_types::PartitionId;
+use kontiki_client::{ClientOptions, Dial, Endpoint, Remote};
+use kontiki_types::{CallError, ClusterId, PartitionId, PartitionMap};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::local::Local;
@@ -57,8 +60,7 @@ async fn ask(local: &Local, suspected: bool) {
         holders.iter().filter(|r| r.node != local.node()).filter_map(|r| local.map_copy().addr(r.node)).collect();
     addrs.extend(local.map_copy().others(local.node()).into_iter().filter(|addr| !addrs.contains(addr)).collect::<Vec<_>>());
     for addr in addrs {
-        let Ok(member) = Remote::new(&addr, local.dial().clone(), &ClientOptions::default()) else { continue };
-        match member.map(ANSWER_WITHIN).await {
+        match map_at(&addr, local.dial(), local.identity().cluster).await {
             Ok(told) if !told.partitions.is_empty() => {
                 local.map_copy().hear(&told);
                 if !suspected {
@@ -68,5 +70,41 @@ async fn ask(local: &Local, suspected: bool) {
             Ok(_) => {}
             Err(error) => tracing::debug!(addr, %error, "a member could not be asked for its map"),
         }
+    }
+}
+
+/// The map of the member at an address, if a member of this cluster is (still) there. The numbers of nodes, partitions and replicas are alike in all
+/// clusters: by the map of another one this node would delete its replicas, or take itself for one that was replaced.
+async fn map_at(addr: &str, dial: &Arc<dyn Dial>, cluster: ClusterId) -> Result<PartitionMap, CallError> {
+    Remote::new(addr, dial.clone(), &ClientOptions::default())?.in_cluster(cluster).map(ANSWER_WITHIN).await
+}
+
+#[cfg(test)]
+mod tests {
+    use kontiki_client::TcpDial;
+    use kontiki_types::Reject;
+
+    use super::*;
+    use crate::{Node, NodeOptions};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nobody_believes_the_map_of_another_cluster() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let options = NodeOptions {
+            data_dir: folder.path().join("other"),
+            listen: "127.0.0.1:0".to_owned(),
+            ..NodeOptions::default()
+        };
+        let other = Node::start(options).await.expect("starts");
+        other.ready(Duration::from_secs(30)).await.expect("ready");
+        let (addr, dial): (_, Arc<dyn Dial>) = (other.addr(), Arc::new(TcpDial));
+        let theirs = other.status().cluster;
+        let map = map_at(addr, &dial, theirs).await.expect("a member tells");
+        assert!(!map.partitions.is_empty());
+        let ours = ClusterId([9; 16]);
+        let refused = map_at(addr, &dial, ours).await.expect_err("our member is not there any more");
+        let other_cluster = matches!(refused, CallError::Reject(Reject::OtherCluster { asked, here }) if asked == ours && here == theirs);
+        assert!(other_cluster, "{refused}");
+        other.stop().await;
     }
 }

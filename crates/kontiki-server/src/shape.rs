@@ -27,7 +27,7 @@ pub(crate) async fn change_cluster(local: &Local, asked: ClusterChange) -> Resul
             change_replicas(local, &group, conf, &add, &remove).await.map(|()| None)
         }
         ClusterChange::Decommission(node) => decommission(local, &group, node).await.map(|()| None),
-        ClusterChange::Remove(node) => remove(local, &group, node).await.map(|()| None),
+        ClusterChange::Remove { node, force } => remove(local, &group, node, force).await.map(|()| None),
     }
 }
 
@@ -138,7 +138,7 @@ async fn lives(local: &Local, node: &NodeInfo) -> bool {
         return true;
     }
     let Ok(remote) = Remote::new(&node.addr, local.dial().clone(), &ClientOptions::default()) else { return false };
-    let answer = remote.status(ALIVE_WITHIN).await;
+    let answer = remote.in_cluster(local.identity().cluster).status(ALIVE_WITHIN).await;
     answer.is_ok_and(|status| status.node.id == node.id && (node.store.is_none() || status.node.store == node.store))
 }
 
@@ -182,7 +182,7 @@ async fn decommission(local: &Local, system: &Group, node: NodeId) -> Result<(),
     set_state(system, &known, node, NodeState::Leaving).await
 }
 
-async fn remove(local: &Local, system: &Group, node: NodeId) -> Result<(), CallError> {
+async fn remove(local: &Local, system: &Group, node: NodeId, force: bool) -> Result<(), CallError> {
     let known = map(system)?;
     let mut view = view(local, known.clone())?;
     if let Some(info) = known.node(node) {
@@ -193,7 +193,7 @@ async fn remove(local: &Local, system: &Group, node: NodeId) -> Result<(), CallE
             view.alive.remove(&node)
         };
     }
-    can_remove(&view, node).map_err(refused)?;
+    can_remove(&view, node, force).map_err(refused)?;
     set_state(system, &known, node, NodeState::Lost).await
 }
 

@@ -104,7 +104,12 @@ pub enum Task {
         wait: bool,
     },
     /// Give a node up.
-    RemoveNode(NodeId),
+    RemoveNode {
+        /// The node.
+        node: NodeId,
+        /// Also if it answers.
+        force: bool,
+    },
     /// Move leadership.
     TransferLeader {
         /// Which.
@@ -320,7 +325,7 @@ fn task(command: Command, encoding: Encoding) -> Result<Task, Failure> {
         Command::Partitions => Task::Partitions,
         Command::Nodes | Command::Node(NodeCommand::List) => Task::Nodes,
         Command::Node(NodeCommand::Decommission(args)) => Task::Decommission { node: args.node, wait: args.wait },
-        Command::Node(NodeCommand::Remove { node }) => Task::RemoveNode(node),
+        Command::Node(NodeCommand::Remove(low)) => Task::RemoveNode { node: low.node, force: low.force },
         Command::TransferLeader(args) => Task::TransferLeader { partition: args.partition, node: args.node },
         Command::Completions { shell } => Task::Completions(shell),
     })

@@ -178,11 +178,21 @@ pub enum NodeCommand {
     /// Empty a node, so that it can be switched off: what it holds moves to other nodes while everything goes on
     Decommission(DecommissionArgs),
     /// Give up a node that does not answer and will not come back: what it held is rebuilt on other nodes from the replicas they have
-    Remove {
-        /// The node, such as 4 or n4
-        #[arg(value_parser = values::node)]
-        node: NodeId,
-    },
+    Remove(RemoveArgs),
+}
+
+/// Arguments of `node remove`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The node takes part no more from that moment on, also if it comes back. To empty a node that works, and then to switch it off, is \
+`kontiki node decommission`. It is refused if a partition would lose its last majority by it: --force does not override that.")]
+pub struct RemoveArgs {
+    /// The node, such as 4 or n4
+    #[arg(value_parser = values::node)]
+    pub node: NodeId,
+    /// Give it up also if it still answers
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Arguments of `node decommission`.
@@ -574,6 +584,7 @@ mod tests {
             "node",
             "node decommission",
             "node remove zero",
+            "node remove --force",
         ] {
             let typed = std::iter::once("kontiki").chain(line.split(' '));
             let error = LowArgs::try_parse_from(typed).expect_err(line);

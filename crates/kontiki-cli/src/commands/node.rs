@@ -79,8 +79,8 @@ pub async fn decommission(client: &Client, output: Output, node: NodeId, wait: b
 }
 
 /// Gives a node up.
-pub async fn remove(client: &Client, output: Output, node: NodeId) -> Result<(), Stop> {
-    client.remove_node(node).await?;
+pub async fn remove(client: &Client, output: Output, node: NodeId, force: bool) -> Result<(), Stop> {
+    client.remove_node(node, force).await?;
     output.print(
         || format!("{node} is given up; what it held is rebuilt on other nodes"),
         || json!({ "node": node.0, "state": "lost" }),

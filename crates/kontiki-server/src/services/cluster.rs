@@ -58,7 +58,7 @@ impl ClusterService {
                 client.change_replicas(partition, conf, add, remove).await.map(|()| None)
             }
             ClusterChange::Decommission(node) => client.decommission(node).await.map(|()| None),
-            ClusterChange::Remove(node) => client.remove_node(node).await.map(|()| None),
+            ClusterChange::Remove { node, force } => client.remove_node(node, force).await.map(|()| None),
         };
         done.map_err(|error| error::error_to_status(&error))
     }
@@ -155,8 +155,8 @@ impl Cluster for ClusterService {
 
     async fn remove_node(&self, request: Request<v1::RemoveNodeRequest>) -> Result<Response<v1::RemoveNodeResponse>, Status> {
         let time = time_for(&request);
-        let v1::RemoveNodeRequest { node_id, local_only } = request.into_inner();
-        let change = ClusterChange::Remove(NodeId(node_id));
+        let v1::RemoveNodeRequest { node_id, local_only, force } = request.into_inner();
+        let change = ClusterChange::Remove { node: NodeId(node_id), force };
         let result = self.change(change, local_only, time).await.map(|_| Response::new(v1::RemoveNodeResponse {}));
         self.metrics.grpc("Cluster/RemoveNode", &result);
         result
