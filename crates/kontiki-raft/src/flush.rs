@@ -59,16 +59,17 @@ impl FlushBarrier {
 /// Up to where a replica has applied its log, and the membership in force there.
 pub(crate) type Place = (Option<LogId>, StoredMembership);
 
-/// How far a replica has come, shared between its state machine, which moves it, and whoever trims its log.
+/// How far a replica has come, and what has stopped it: shared between its state machine and whoever trims its log or opens it again.
 pub(crate) struct Places {
     applied: Mutex<Place>,
     durable: Mutex<Place>,
+    stopped_by: Mutex<Option<Fault>>,
 }
 
 impl Places {
     /// A replica that was just opened: what it holds is durable.
     pub(crate) fn new(at: Place) -> Arc<Self> {
-        Arc::new(Self { durable: Mutex::new(at.clone()), applied: Mutex::new(at) })
+        Arc::new(Self { durable: Mutex::new(at.clone()), applied: Mutex::new(at), stopped_by: Mutex::new(None) })
     }
 
     /// Entries were applied up to here, by a state machine that has published them.
@@ -86,6 +87,16 @@ impl Places {
         if at.0 > durable.0 {
             *durable = at;
         }
+    }
+
+    /// The state machine has met a fault, and openraft ends the replica. The first one counts.
+    pub(crate) fn set_stopped_by(&self, fault: &Fault) {
+        self.stopped_by.lock().get_or_insert_with(|| fault.clone());
+    }
+
+    /// The fault of the state machine that has ended the replica.
+    pub(crate) fn stopped_by(&self) -> Option<Fault> {
+        self.stopped_by.lock().clone()
     }
 
     pub(crate) fn applied(&self) -> Place {

@@ -19,6 +19,7 @@ use crate::acknowledged::Acknowledged;
 use crate::barrier::Barrier;
 use crate::flush::{FlushBarrier, Places};
 use crate::freshness::{self, Freshness};
+use crate::log_store::GroupLog;
 use crate::proposer::{Proposer, WallMs};
 use crate::snapshot::registry::{Incoming, Outgoing};
 use crate::status::GroupStatus;
@@ -47,6 +48,8 @@ struct Inner {
     leader: watch::Receiver<Option<NodeId>>,
     freshness: Freshness,
     acknowledged: Arc<Acknowledged>,
+    log: GroupLog,
+    started: Instant,
     places: Arc<Places>,
     flush: Arc<FlushBarrier>,
     outgoing: Arc<Outgoing>,
@@ -63,6 +66,7 @@ pub(crate) struct Parts {
     pub(crate) reader: MachineReader,
     pub(crate) applied: watch::Receiver<u64>,
     pub(crate) acknowledged: Arc<Acknowledged>,
+    pub(crate) log: GroupLog,
     pub(crate) places: Arc<Places>,
     pub(crate) flush: Arc<FlushBarrier>,
     pub(crate) outgoing: Arc<Outgoing>,
@@ -71,7 +75,7 @@ pub(crate) struct Parts {
 
 impl Group {
     pub(crate) fn start(parts: Parts) -> Self {
-        let Parts { node, partition, replica, raft, reader, applied, acknowledged, places, flush, outgoing, wall_ms } = parts;
+        let Parts { node, partition, replica, raft, reader, applied, acknowledged, log, places, flush, outgoing, wall_ms } = parts;
         let proposer = Proposer::start(partition, raft.clone(), wall_ms.clone());
         let barrier = Barrier::start(partition, raft.clone(), applied.clone());
         let leader = watch_leader(raft.clone());
@@ -88,6 +92,8 @@ impl Group {
             leader,
             freshness,
             acknowledged,
+            log,
+            started: Instant::now(),
             places,
             flush,
             outgoing,
@@ -144,6 +150,17 @@ impl Group {
     /// How far the state machine is, and how much of that is durable.
     pub(crate) fn places(&self) -> &Places {
         &self.inner.places
+    }
+
+    /// The group's log, which outlives a replica that is opened again.
+    pub(crate) fn log(&self) -> &GroupLog {
+        &self.inner.log
+    }
+
+    /// Whether it was ended by a fault that may pass (the disk was full, or did not answer), and how long ago it was opened.
+    pub(crate) fn stopped_by_disk(&self) -> Option<Duration> {
+        let by_disk = self.inner.places.stopped_by().is_some_and(|fault| matches!(fault, Fault::Io { .. }));
+        by_disk.then(|| self.inner.started.elapsed())
     }
 
     /// Snapshots that are sent from here.

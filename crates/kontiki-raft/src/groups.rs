@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use kontiki_storage::disk::Disk;
 use kontiki_storage::engine::Engine;
@@ -32,6 +33,9 @@ use crate::state_machine::{self, EffectSink, StateMachine};
 use crate::transport::Transport;
 use crate::type_config::Raft;
 
+/// A replica that a fault of the disk has ended is opened again, but not more often than this.
+const REOPEN_AFTER: Duration = Duration::from_secs(5);
+
 /// What a node's groups stand on.
 pub struct GroupsConfig {
     /// The cluster, checked on every message.
@@ -44,6 +48,8 @@ pub struct GroupsConfig {
     pub store: StoreId,
     /// Which start of this node this is.
     pub incarnation: Incarnation,
+    /// Whether there was a log at an earlier start: then it must be there.
+    pub had_log: bool,
     /// What the node knows of the others.
     pub members: Arc<dyn Members>,
     /// Where the log lives.
@@ -121,10 +127,10 @@ impl Groups {
     pub async fn open(config: GroupsConfig) -> Result<Arc<Self>, Fault> {
         let raft_config = config.options.config(config.cluster_name.clone());
         let raft_config = raft_config.map_err(|error| Fault::Invariant(format!("unchecked Raft options: {error}")))?;
-        let (disk, store, options) = (config.disk.clone(), config.store, config.log.clone());
+        let (disk, store, options, had_log) = (config.disk.clone(), config.store, config.log.clone(), config.had_log);
         let held = Machine::list(config.engine.as_ref())?;
         let holds_data = held.clone();
-        let opened = run_blocking(config.exec.as_ref(), move || open_log(disk, store, options, &holds_data)).await;
+        let opened = run_blocking(config.exec.as_ref(), move || open_log(disk, store, options, had_log, &holds_data)).await;
         let (log, recovered): (Log, Recovered) = opened.ok_or_else(executor_gone)??;
         let reader = log.reader();
         let (queue, writer, spares) = log_queue(log);
@@ -258,6 +264,42 @@ impl Groups {
         self.queue.push_and_wait(vec![Record::Forget { group: partition }]).await
     }
 
+    /// Opens again the replicas that a fault of the disk has ended, as a restart would, and returns those that are open again. One that cannot
+    /// be yet (the disk is still full) stays as it is. Nothing is tried while the log itself has failed.
+    pub async fn reopen_stopped(&self) -> Vec<Group> {
+        let mut open = Vec::new();
+        let stopped = |group: &Group| group.stopped_by_disk().is_some_and(|age| age >= REOPEN_AFTER);
+        for group in self.all().into_iter().filter(stopped) {
+            let (partition, fault) = (group.partition(), group.status().fault.unwrap_or_default());
+            match self.reopen(group).await {
+                Ok(Some(group)) => {
+                    tracing::warn!(%partition, fault, "a replica that a fault of the disk had ended is open again");
+                    open.push(group);
+                }
+                Ok(None) => {}
+                Err(fault) => tracing::debug!(%partition, %fault, "a replica that a fault of the disk has ended cannot be opened yet"),
+            }
+        }
+        open
+    }
+
+    /// What is in the log's memory is what was asked of it, in order, so it goes on with that; what the engine holds is read anew. `None`: it is
+    /// not there any more, or the node stops.
+    async fn reopen(&self, group: Group) -> Result<Option<Group>, Fault> {
+        let _one_at_a_time = self.creating.lock().await;
+        let partition = group.partition();
+        if self.stopping.is_cancelled() || self.get(partition).is_none_or(|open| open.stopped_by_disk().is_none()) {
+            return Ok(None);
+        }
+        group.shutdown().await;
+        let log = group.log().clone();
+        log.settle().await?;
+        // What an opened replica holds counts as durable.
+        self.flush.flush().await?;
+        let Some(machine) = Machine::open(self.config.engine.clone(), partition)? else { return Ok(None) };
+        self.start_on(machine, log).await.map(Some)
+    }
+
     /// Whether a replica of the partition was here and was removed: then it does not begin anew by itself.
     pub fn was_removed(&self, partition: PartitionId) -> Result<bool, Fault> {
         Ok(Machine::tombstone(self.config.engine.as_ref(), partition)?.is_some())
@@ -276,11 +318,18 @@ impl Groups {
     }
 
     async fn start(&self, machine: Machine) -> Result<Group, Fault> {
-        let reader = machine.reader();
-        let partition = reader.descriptor().id;
-        let replica = machine.replica();
-        let found = self.recovered.lock().remove(&partition);
+        let partition = machine.partition();
+        let found = self.recovered.lock().get(&partition).cloned();
         let log = GroupLog::open(partition, self.queue.clone(), self.reader.clone(), found.as_ref())?;
+        let group = self.start_on(machine, log).await?;
+        // Only now: whoever tries again after a fault must find the votes and the entries.
+        self.recovered.lock().remove(&partition);
+        Ok(group)
+    }
+
+    async fn start_on(&self, machine: Machine, log: GroupLog) -> Result<Group, Fault> {
+        let reader = machine.reader();
+        let (partition, replica) = (machine.partition(), machine.replica());
         check_log_reaches(&machine, &log)?;
         let places = Places::new(state_machine::place(&machine)?);
         let outgoing = Arc::new(Outgoing::default());
@@ -301,7 +350,7 @@ impl Groups {
         let lane = Lane { shared: self.snapshots.clone(), outgoing: outgoing.clone(), exec: self.config.exec.clone() };
         let factory = Factory::new(from, self.config.transport.clone(), lane);
         let acknowledged = factory.acknowledged();
-        let raft = Raft::new(replica.0, self.raft_config.clone(), factory, log, state_machine).await;
+        let raft = Raft::new(replica.0, self.raft_config.clone(), factory, log.clone(), state_machine).await;
         let raft = raft.map_err(|fatal| Fault::Invariant(format!("{partition} cannot start: {fatal}")))?;
         let wall_ms = self.config.wall_ms.clone();
         let group = Group::start(group::Parts {
@@ -312,6 +361,7 @@ impl Groups {
             reader,
             applied,
             acknowledged,
+            log,
             places,
             flush: self.flush.clone(),
             outgoing,
@@ -453,19 +503,20 @@ impl Groups {
     }
 }
 
-/// Opens the log, unless it is gone while the replicas that wrote it are still here: without its votes and without the end of its
-/// entries they could help to lose what was acknowledged. A replica is recorded only after the log has begun, so that this is never a
-/// node that is new.
+/// Opens the log, unless it is gone from a directory that had one: without its votes and without the end of its entries this node could
+/// help to lose what was acknowledged. `had_log` says so, and replicas in the engine do: one is recorded only after the log has begun, so that
+/// this is never a node that is new.
 pub(crate) fn open_log(
     disk: Arc<dyn Disk>,
     store: StoreId,
     options: LogOptions,
+    had_log: bool,
     replicas: &[PartitionId],
 ) -> Result<(Log, Recovered), Fault> {
-    if !replicas.is_empty() && !Log::exists(disk.as_ref())? {
+    if (had_log || !replicas.is_empty()) && !Log::exists(disk.as_ref())? {
         let detail = format!(
-            "its segments are missing: it holds none, but this node has {} replicas, which cannot do without their votes and entries; put \
-             the files back, or replace this node by a new one (the other replicas have the data)",
+            "its segments are missing: it holds none, but this node had a log and has {} replicas, which cannot do without their votes and entries; \
+             put the files back, or replace this node by a new one (the other replicas have the data)",
             replicas.len()
         );
         return Err(Fault::corrupt(format!("the raft log's directory {}", disk.place("")), detail));

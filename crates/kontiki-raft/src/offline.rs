@@ -74,7 +74,7 @@ pub struct Offline {
 impl Offline {
     /// Opens both. Opening repairs what an interrupted write has left, as a start does: hand in copies of what must stay as it is.
     pub fn open(disk: Arc<dyn Disk>, store: StoreId, options: LogOptions, engine: Arc<dyn Engine>) -> Result<Self, Fault> {
-        let (log, recovered) = open_log(disk, store, options, &Machine::list(engine.as_ref())?)?;
+        let (log, recovered) = open_log(disk, store, options, false, &Machine::list(engine.as_ref())?)?;
         Ok(Self { engine, reader: log.reader(), recovered, _log: log })
     }
 

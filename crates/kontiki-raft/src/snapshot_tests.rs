@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures::StreamExt;
-use kontiki_types::partition::{Replica, Role};
 use kontiki_types::{Descriptor, KeyRange, NamespaceId, NodeId, PartitionId, ReadLevel, ReplicaId};
 use parking_lot::Mutex;
 
@@ -34,36 +33,18 @@ fn key(i: u64) -> String {
 
 /// A lone voter with some rows, and a second node that holds an empty replica which is to join.
 async fn lone_and_joining() -> (Cluster, ReplicaId) {
-    let mut cluster = Cluster::start_as(1, eager(), small()).await;
+    lone_and_joining_with(small()).await
+}
+
+async fn lone_and_joining_with(snapshots: SnapshotOptions) -> (Cluster, ReplicaId) {
+    let mut cluster = Cluster::start_as(1, eager(), snapshots).await;
     let leader = cluster.leader().await;
     for i in 0..ROWS {
         leader.write(put(&key(i), &format!("value {i}"), None)).await.expect("writes");
     }
     let at = cluster.add_node(2).await;
-    let replica = join(&cluster, &leader, at).await;
+    let replica = cluster.join(&leader, at).await;
     (cluster, replica)
-}
-
-/// Announces a replica on a node, and opens it there. It is not a learner yet.
-async fn join(cluster: &Cluster, leader: &Group, at: usize) -> ReplicaId {
-    let mut descriptor = leader.descriptor().as_ref().clone();
-    let replica = descriptor.next_replica;
-    descriptor.replicas.push(Replica { id: replica, node: cluster.nodes[at].id, role: Role::Joining });
-    descriptor.next_replica = ReplicaId(replica.0 + 1);
-    descriptor.epoch.conf += 1;
-    leader.set_descriptor(descriptor.clone()).await.expect("announced");
-    cluster.groups(at).create_empty(descriptor, replica).await.expect("opened");
-    replica
-}
-
-async fn add_learner(cluster: &Cluster, replica: ReplicaId, node: NodeId) {
-    let added =
-        cluster.on_leader("the learner", async |leader| leader.add_learner(replica, node, leader.membership().seen).await);
-    added.await;
-}
-
-async fn caught_up(cluster: &Cluster, replica: ReplicaId) {
-    eventually("it catches up", async || cluster.leader().await.membership().lag(replica).is_some_and(|lag| lag < 8)).await;
 }
 
 /// Everything that was written is there, as of the leader's clock.
@@ -85,7 +66,7 @@ async fn a_group_grows_from_one_to_three_voters_under_writes() {
     let (mut cluster, second) = lone_and_joining().await;
     let at = cluster.add_node(3).await;
     let leader = cluster.leader().await;
-    let third = join(&cluster, &leader, at).await;
+    let third = cluster.join(&leader, at).await;
     let stop = tokio_util::sync::CancellationToken::new();
     let writer = tokio::spawn({
         let (leader, stop) = (leader.clone(), stop.clone());
@@ -99,8 +80,8 @@ async fn a_group_grows_from_one_to_three_voters_under_writes() {
         }
     });
     for (replica, node) in [(second, NodeId(2)), (third, NodeId(3))] {
-        add_learner(&cluster, replica, node).await;
-        caught_up(&cluster, replica).await;
+        cluster.add_learner(replica, node).await;
+        cluster.caught_up(replica).await;
     }
     let add: BTreeSet<_> = [second, third].into();
     let voting = cluster
@@ -170,8 +151,8 @@ async fn a_line_that_breaks_is_taken_up_where_it_broke() {
         }
         vec![Some(message)]
     });
-    add_learner(&cluster, replica, NodeId(2)).await;
-    caught_up(&cluster, replica).await;
+    cluster.add_learner(replica, NodeId(2)).await;
+    cluster.caught_up(replica).await;
     holds_everything(&cluster, &cluster.group(1), ROWS).await;
     let (total, stats) = (whole.lock().chunks, cluster.groups(1).snapshot_stats());
     assert!(total > 20, "a transfer of many chunks: {total}");
@@ -225,8 +206,8 @@ async fn chunks_that_were_changed_repeated_exchanged_or_cut_do_no_harm() {
         }
         vec![Some(message)]
     });
-    add_learner(&cluster, replica, NodeId(2)).await;
-    caught_up(&cluster, replica).await;
+    cluster.add_learner(replica, NodeId(2)).await;
+    cluster.caught_up(replica).await;
     assert!(seen_chunks.load(Ordering::SeqCst) > 16, "all of them happened");
     holds_everything(&cluster, &cluster.group(1), ROWS).await;
     assert!(cluster.groups(1).snapshot_stats().failed >= 4, "{:?}", cluster.groups(1).snapshot_stats());
@@ -246,11 +227,11 @@ async fn a_sender_is_never_more_than_a_window_ahead() {
         }
         _ => vec![Some(message)],
     });
-    add_learner(&cluster, replica, NodeId(2)).await;
+    cluster.add_learner(replica, NodeId(2)).await;
     eventually("the attempt is given up", async || cluster.groups(0).snapshot_stats().failed > 0).await;
     assert_eq!(chunks.load(Ordering::SeqCst), 4);
     cluster.wires.tamper(|message| vec![Some(message)]);
-    caught_up(&cluster, replica).await;
+    cluster.caught_up(replica).await;
     holds_everything(&cluster, &cluster.group(1), ROWS).await;
 }
 
@@ -258,12 +239,132 @@ async fn a_sender_is_never_more_than_a_window_ahead() {
 async fn a_full_disk_at_the_receiver_costs_the_attempt_and_nothing_else() {
     let (cluster, replica) = lone_and_joining().await;
     cluster.nodes[1].full.store(true, Ordering::SeqCst);
-    add_learner(&cluster, replica, NodeId(2)).await;
+    cluster.add_learner(replica, NodeId(2)).await;
     eventually("it is refused", async || cluster.groups(0).snapshot_stats().failed > 1).await;
     assert!(cluster.group(1).status().fault.is_none() && cluster.groups(1).fault().is_none(), "the node lives");
     assert!(cluster.group(1).incoming().staged.lock().await.is_none(), "what was staged gave its room back");
     cluster.nodes[1].full.store(false, Ordering::SeqCst);
-    caught_up(&cluster, replica).await;
+    cluster.caught_up(replica).await;
+    holds_everything(&cluster, &cluster.group(1), ROWS).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_is_full_at_the_end_of_a_transfer_is_found_before_anything_is_replaced() {
+    let (cluster, replica) = lone_and_joining().await;
+    let (engine, finished) = (cluster.nodes[1].engine.clone(), Arc::new(AtomicU64::new(0)));
+    let ends = finished.clone();
+    cluster.wires.tamper(move |message| {
+        // The first time that everything is there, the flush before the installation meets a full disk.
+        if matches!(peek(&message), Up::Finish { .. }) && ends.fetch_add(1, Ordering::SeqCst) == 0 {
+            engine.fail_next(std::io::ErrorKind::StorageFull);
+        }
+        vec![Some(message)]
+    });
+    cluster.add_learner(replica, NodeId(2)).await;
+    cluster.caught_up(replica).await;
+    assert!(finished.load(Ordering::SeqCst) > 1 && cluster.groups(0).snapshot_stats().failed > 0, "it was refused once");
+    assert!(cluster.group(1).stopped_by_disk().is_none(), "the replica was not harmed");
+    holds_everything(&cluster, &cluster.group(1), ROWS).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_whose_installation_failed_is_opened_again_and_gets_it() {
+    let (cluster, replica) = lone_and_joining().await;
+    cluster.nodes[1].uninstallable.store(true, Ordering::SeqCst);
+    cluster.add_learner(replica, NodeId(2)).await;
+    eventually("it fails", async || cluster.group(1).stopped_by_disk().is_some()).await;
+    eventually("the status says why", async || cluster.group(1).status().fault.is_some_and(|why| why.contains("installing rows"))).await;
+    cluster.write("k", "the other one goes on").await;
+    cluster.nodes[1].uninstallable.store(false, Ordering::SeqCst);
+    eventually("it is open again", async || !cluster.groups(1).reopen_stopped().await.is_empty()).await;
+    assert!(cluster.group(1).status().fault.is_none());
+    cluster.caught_up(replica).await;
+    holds_everything(&cluster, &cluster.group(1), ROWS).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_that_goes_on_failing_keeps_nobody_else_waiting() {
+    let (mut cluster, full) = lone_and_joining().await;
+    cluster.nodes[1].full.store(true, Ordering::SeqCst);
+    cluster.add_learner(full, NodeId(2)).await;
+    eventually("it accepts and fails", async || cluster.groups(0).snapshot_stats().failed > 1).await;
+    // Another replica joins meanwhile, under a newer descriptor: the older view is none for it.
+    let at = cluster.add_node(3).await;
+    let third = cluster.join(&cluster.leader().await, at).await;
+    cluster.add_learner(third, NodeId(3)).await;
+    cluster.caught_up(third).await;
+    holds_everything(&cluster, &cluster.group(at), ROWS).await;
+    assert!(cluster.nodes[1].full.load(Ordering::SeqCst) && cluster.groups(1).snapshot_stats().installed == 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_that_brings_nobody_further_is_let_go() {
+    let snapshots = SnapshotOptions { resume_within_ms: 300, ..small() };
+    let (cluster, replica) = lone_and_joining_with(snapshots).await;
+    cluster.nodes[1].full.store(true, Ordering::SeqCst);
+    cluster.add_learner(replica, NodeId(2)).await;
+    eventually("a view is held", async || cluster.group(0).outgoing().floor().is_some()).await;
+    let first = cluster.group(0).outgoing().floor().expect("held");
+    cluster.write("k", "v").await;
+    // The receiver is asked all the while, accepts, and fails. What was written since is in the next view.
+    eventually("a newer view is held", async || cluster.group(0).outgoing().floor().is_some_and(|floor| floor > first)).await;
+}
+
+/// Everything that a sender says in one transfer, in order, up to the end, which did not arrive.
+async fn caught_transfer(cluster: &Cluster, replica: ReplicaId) -> (Envelope, Envelope) {
+    let (offered, finished) = (Arc::new(Mutex::new(None)), Arc::new(Mutex::new(None)));
+    let (offers, ends) = (offered.clone(), finished.clone());
+    cluster.wires.tamper(move |message| match peek(&message) {
+        Up::Offer { .. } => {
+            offers.lock().get_or_insert_with(|| message.clone());
+            vec![Some(message)]
+        }
+        Up::Finish { .. } => {
+            ends.lock().get_or_insert(message);
+            vec![None]
+        }
+        Up::Chunk { .. } => vec![Some(message)],
+    });
+    cluster.add_learner(replica, NodeId(2)).await;
+    eventually("all but the end has come", async || finished.lock().is_some()).await;
+    cluster.wires.cut(NodeId(2), true);
+    (offered.lock().clone().expect("offered"), finished.lock().clone().expect("ended"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_for_a_replica_that_was_moved_away_meanwhile_changes_nothing() {
+    let (cluster, replica) = lone_and_joining().await;
+    let (offer, end) = caught_transfer(&cluster, replica).await;
+    // The line is taken up where it broke, with everything there; before the end comes, the replica is removed.
+    let (lines, messages) = tokio::sync::mpsc::channel(4);
+    let messages = futures::stream::unfold(messages, |mut messages| async move { messages.recv().await.map(|one| (one, messages)) });
+    let mut answers = cluster.groups(1).receive_snapshot(messages.boxed());
+    lines.send(offer.clone()).await.expect("listens");
+    let accepted = answers.next().await.expect("an answer").expect("accepted");
+    assert!(matches!(Down::decode(&accepted.payload), Ok(Down::Accept { next, .. }) if next > 0));
+    cluster.groups(1).destroy(PARTITION, replica).await.expect("removed");
+    lines.send(end).await.expect("listens");
+    while let Some(answer) = answers.next().await {
+        let installed = answer.is_ok_and(|answer| matches!(Down::decode(&answer.payload), Ok(Down::Installed { .. })));
+        assert!(!installed, "there is nothing that it could be installed in");
+    }
+    let engine = cluster.nodes[1].engine.clone();
+    assert!(kontiki_storage::machine::Machine::open(engine, PARTITION).expect("readable").is_none(), "nothing of it came back");
+    // Offered once more it is refused by name, also when a newer replica of the partition lives here.
+    let refusal = async || {
+        let mut answers = cluster.groups(1).receive_snapshot(futures::stream::iter([offer.clone()]).boxed());
+        answers.next().await.expect("an answer").expect_err("refused").to_string()
+    };
+    let why = refusal().await;
+    assert!(why.contains("was removed from n2"), "{why}");
+    cluster.wires.tamper(|message| vec![Some(message)]);
+    cluster.wires.cut(NodeId(2), false);
+    cluster.on_leader("the removal", async |leader| leader.remove_nodes(&[replica].into(), leader.membership().seen).await).await;
+    let next = cluster.join(&cluster.leader().await, 1).await;
+    let why = refusal().await;
+    assert!(why.contains(&format!("meant for replica {replica}, n2 holds {next}")), "{why}");
+    cluster.add_learner(next, NodeId(2)).await;
+    cluster.caught_up(next).await;
     holds_everything(&cluster, &cluster.group(1), ROWS).await;
 }
 
@@ -281,7 +382,7 @@ async fn a_receiver_that_crashes_at_any_step_is_caught_up_in_the_end() {
         let number = counted.fetch_add(1, Ordering::SeqCst);
         if number == at.load(Ordering::SeqCst) { vec![None] } else { vec![Some(message)] }
     });
-    add_learner(&cluster, replica, NodeId(2)).await;
+    cluster.add_learner(replica, NodeId(2)).await;
     // At the offer, at the first chunks, in the middle; each time it comes back with nothing of it, and the transfer begins again.
     for step in [0, 1, 2, 5, 11, 23] {
         crash_at.store(messages.load(Ordering::SeqCst) + step, Ordering::SeqCst);
@@ -292,12 +393,12 @@ async fn a_receiver_that_crashes_at_any_step_is_caught_up_in_the_end() {
         assert!(group.places().applied().0.is_none() || finished.load(Ordering::SeqCst) > 0, "the old state or the new one");
     }
     crash_at.store(u64::MAX, Ordering::SeqCst);
-    caught_up(&cluster, replica).await;
+    cluster.caught_up(replica).await;
     holds_everything(&cluster, &cluster.group(1), ROWS).await;
     // After the installation too, and with nothing flushed since: the floor says that the log may begin there.
     cluster.crash_keeping(1, 0).await;
     cluster.open(1).await;
-    caught_up(&cluster, replica).await;
+    cluster.caught_up(replica).await;
     holds_everything(&cluster, &cluster.group(1), ROWS).await;
 }
 
@@ -309,7 +410,7 @@ async fn a_crash_between_the_installation_and_the_logs_purge_is_repaired() {
     let before = TestNode::new(2);
     copy_files(cluster.nodes[1].dir.path(), before.dir.path());
     cluster.open(1).await;
-    add_learner(&cluster, replica, NodeId(2)).await;
+    cluster.add_learner(replica, NodeId(2)).await;
     eventually("it is installed", async || cluster.groups(1).snapshot_stats().installed > 0).await;
     // Cut off at once, with what the snapshot alone has left in the engine: its flush was part of the installation.
     cluster.wires.cut(NodeId(2), true);
@@ -321,7 +422,7 @@ async fn a_crash_between_the_installation_and_the_logs_purge_is_repaired() {
     cluster.nodes[1].dir = before.dir;
     cluster.open(1).await;
     cluster.wires.cut(NodeId(2), false);
-    caught_up(&cluster, replica).await;
+    cluster.caught_up(replica).await;
     holds_everything(&cluster, &cluster.group(1), ROWS).await;
     assert!(cluster.group(1).status().fault.is_none());
 }
@@ -336,7 +437,7 @@ async fn caught_offer(cluster: &Cluster, replica: ReplicaId) -> Envelope {
         }
         vec![None]
     });
-    add_learner(cluster, replica, NodeId(2)).await;
+    cluster.add_learner(replica, NodeId(2)).await;
     eventually("an offer", async || caught.lock().is_some()).await;
     caught.lock().clone().expect("caught")
 }
@@ -394,8 +495,8 @@ async fn what_a_receiver_does_not_want_it_refuses_by_name() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_removed_replica_leaves_nothing_but_its_tombstone() {
     let (mut cluster, replica) = lone_and_joining().await;
-    add_learner(&cluster, replica, NodeId(2)).await;
-    caught_up(&cluster, replica).await;
+    cluster.add_learner(replica, NodeId(2)).await;
+    cluster.caught_up(replica).await;
     cluster.on_leader("the removal", async |leader| leader.remove_nodes(&[replica].into(), leader.membership().seen).await).await;
     let error = cluster.groups(1).destroy(PARTITION, ReplicaId(77)).await.expect_err("another one is here");
     assert!(error.to_string().contains("holds replica"), "{error}");
@@ -418,7 +519,7 @@ async fn a_removed_replica_leaves_nothing_but_its_tombstone() {
     assert!(cluster.groups(1).get(PARTITION).is_none());
     let next = ReplicaId(replica.0 + 1);
     cluster.groups(1).create_empty(descriptor, next).await.expect("a newer one");
-    add_learner(&cluster, next, NodeId(2)).await;
-    caught_up(&cluster, next).await;
+    cluster.add_learner(next, NodeId(2)).await;
+    cluster.caught_up(next).await;
     holds_everything(&cluster, &cluster.group(1), ROWS).await;
 }

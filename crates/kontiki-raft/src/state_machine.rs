@@ -115,6 +115,42 @@ impl StateMachine {
         self.machine.as_mut().ok_or_else(lost)
     }
 
+    /// Whatever is returned to openraft as an error ends the replica: whoever opens it again wants to know why.
+    fn noted<T>(&self, result: Result<T, Fault>) -> Result<T, io::Error> {
+        result.inspect_err(|fault| self.places.set_stopped_by(fault)).map_err(io::Error::from)
+    }
+
+    /// Installs a state that is here, or one of this process.
+    async fn take_over(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> Result<(), Fault> {
+        let import = match snapshot {
+            SnapshotData::Staged(import) => *import,
+            SnapshotData::View(pin) => {
+                let engine = self.engine.clone();
+                let staged = run_blocking(self.exec.as_ref(), move || stage(&pin, engine.as_ref())).await;
+                staged.ok_or_else(|| Fault::io("staging a snapshot", executor_gone()))??
+            }
+            SnapshotData::Nothing => {
+                return Err(Fault::Invariant(format!("a snapshot of {} without content was given", self.partition)));
+            }
+        };
+        let effects = self.replace(import).await?;
+        let (applied, membership) = place(self.machine()?)?;
+        if applied != meta.last_log_id {
+            let found = format!("the installed snapshot ends at {applied:?}, its description says {:?}", meta.last_log_id);
+            return Err(Fault::Invariant(found));
+        }
+        self.snapshot_at = Some(applied);
+        if let Some(applied) = applied {
+            self.places.set_applied(applied, Some(membership));
+            self.places.set_durable(self.places.applied());
+        }
+        self.applied.send_replace(applied.map_or(0, |id| id.index + 1));
+        for effect in effects {
+            (self.effects)(self.partition, effect);
+        }
+        Ok(())
+    }
+
     /// Takes over a state, in one step, off the runtime's threads.
     async fn replace(&mut self, import: Import) -> Result<Vec<Effect>, Fault> {
         // What the log was told before must be on disk first: a conflicting end of it that came back after a crash would contradict the
@@ -227,11 +263,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 bytes += body_bytes(&entry);
                 chunk.push((entry, responder));
                 if bytes >= limits::ENTRY_BYTES_MAX {
-                    self.apply_chunk(std::mem::take(&mut chunk)).await?;
+                    let applied = self.apply_chunk(std::mem::take(&mut chunk)).await;
+                    self.noted(applied)?;
                     bytes = 0;
                 }
             }
-            self.apply_chunk(chunk).await?;
+            let applied = self.apply_chunk(chunk).await;
+            self.noted(applied)?;
         }
         Ok(())
     }
@@ -246,32 +284,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> Result<(), io::Error> {
-        let import = match snapshot {
-            SnapshotData::Staged(import) => *import,
-            SnapshotData::View(pin) => {
-                let engine = self.engine.clone();
-                run_blocking(self.exec.as_ref(), move || stage(&pin, engine.as_ref())).await.ok_or_else(executor_gone)??
-            }
-            SnapshotData::Nothing => {
-                return Err(Fault::Invariant(format!("a snapshot of {} without content was given", self.partition)).into());
-            }
-        };
-        let effects = self.replace(import).await?;
-        let (applied, membership) = place(self.machine()?)?;
-        if applied != meta.last_log_id {
-            let found = format!("the installed snapshot ends at {applied:?}, its description says {:?}", meta.last_log_id);
-            return Err(Fault::Invariant(found).into());
-        }
-        self.snapshot_at = Some(applied);
-        if let Some(applied) = applied {
-            self.places.set_applied(applied, Some(membership));
-            self.places.set_durable(self.places.applied());
-        }
-        self.applied.send_replace(applied.map_or(0, |id| id.index + 1));
-        for effect in effects {
-            (self.effects)(self.partition, effect);
-        }
-        Ok(())
+        let installed = self.take_over(meta, snapshot).await;
+        self.noted(installed)
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
@@ -279,7 +293,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             return Ok(None);
         }
         // A transfer that broke goes on with the view that it began with.
-        if let Some(pin) = self.outgoing.held(self.log.purged_index()) {
+        let epoch = self.machine()?.descriptor().epoch;
+        if let Some(pin) = self.outgoing.held(self.log.purged_index(), epoch) {
             let meta = SnapshotMeta { last_log_id: Some(pin.last), last_membership: pin.membership.clone() };
             return Ok(Some(Snapshot { meta, snapshot: SnapshotData::View(pin) }));
         }

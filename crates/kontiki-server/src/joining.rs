@@ -48,6 +48,24 @@ pub(crate) async fn settle(env: &Env, options: &NodeOptions, dir: &Arc<dyn DataD
     Ok(identity)
 }
 
+/// A directory that has its place already, and was given addresses to join at: they must be of its cluster. Else the node would go on in the cluster
+/// that it was in, or alone, and nobody would be told. Whoever does not answer in a moment is believed.
+pub(crate) async fn check_cluster(env: &Env, options: &NodeOptions, identity: Identity) -> Result<Identity, Error> {
+    let asked = options.join.iter().map(|addr| async move {
+        let member = Remote::new(addr, env.dial.clone(), &ClientOptions::default()).ok()?;
+        let status = member.status(MEMBERS_WITHIN).await.ok()?;
+        (status.cluster != identity.cluster).then_some((addr, status.cluster))
+    });
+    let other = join_all(asked).await.into_iter().flatten().next();
+    let Some((addr, other)) = other else { return Ok(identity) };
+    let (path, own, node) = (options.data_dir.display(), identity.cluster, identity.node);
+    let message = format!(
+        "data directory {path} belongs to {node} of the cluster {own}, and {addr}, where it is to join, is of the cluster {other}; give an empty directory \
+         to join that one, or correct the address"
+    );
+    Err(Error::new(ErrorKind::Storage, message))
+}
+
 /// The place that a cluster has given to this node, if one is there.
 async fn place(env: &Env, options: &NodeOptions, addr: &str, store: StoreId) -> Result<Option<(Joined, Option<NodeId>)>, Error> {
     let (zone, cluster_name) = (options.zone.clone(), options.cluster_name.clone());

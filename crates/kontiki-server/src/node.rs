@@ -69,16 +69,21 @@ impl Node {
         let (dir, known) = open_dir(&env, &options).await?;
         let addr = advertised(&options, known.as_ref(), &sockets.addr);
         let identity = match known {
-            Some(identity) => identity,
+            Some(identity) => joining::check_cluster(&env, &options, identity).await?,
             None => joining::settle(&env, &options, &dir, &addr).await?,
         };
         let (counting, seed) = (dir.clone(), env.seed);
-        let incarnation = blocking(&env, move || starts::next(counting.as_ref(), seed)).await??;
+        let counted = blocking(&env, move || Ok((starts::next(counting.as_ref(), seed)?, starts::had_log(counting.as_ref())?)));
+        let (incarnation, had_log) = counted.await?.map_err(|error: Error| error)?;
         let members = identity.members_or(&addr);
         let map = Arc::new(MapCopy::new(members.clone()));
         let (changed, changes) = watch::channel(0);
         let peers = Arc::new(Peers::new(map.clone(), env.dial.clone()));
-        let ground = Ground::open(&env, &options, (&identity, incarnation), dir, (&map, &peers), changed).await?;
+        let ground = Ground::open(&env, &options, (&identity, incarnation, had_log), dir.clone(), (&map, &peers), changed).await?;
+        if !had_log {
+            let store = identity.store;
+            blocking(&env, move || starts::note_log(dir.as_ref(), store)).await??;
+        }
         let (stopping, cut) = (CancellationToken::new(), CancellationToken::new());
         let metrics = Metrics::default();
         let admission = Arc::new(Admission::new(options.admission.clone()));

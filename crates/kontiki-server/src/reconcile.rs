@@ -1,6 +1,6 @@
 //! Makes this node hold what the map says it holds: reads the map from the node's own replica of the system partition whenever that
 //! changes (or takes what others tell), publishes it, opens the replicas that name this node, starts new groups, and deletes replicas that
-//! were moved away. Effects are data; this is the loop that carries them out (DESIGN law 2).
+//! were moved away. Replicas that a full disk has ended are opened again when there is room. Effects are data; this is the loop that carries them out (DESIGN law 2).
 
 use std::time::Duration;
 
@@ -50,6 +50,11 @@ async fn once(local: &Local, heard: &PartitionMap) -> Result<(), Fault> {
     }
     if local.is_misfit() {
         return Ok(());
+    }
+    if let Some(groups) = local.groups() {
+        for group in groups.reopen_stopped().await {
+            wake(local, &group);
+        }
     }
     let map = local.map_copy().current();
     for descriptor in &map.partitions {

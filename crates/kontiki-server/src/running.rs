@@ -72,7 +72,7 @@ impl Ground {
     pub(crate) async fn open(
         env: &Env,
         options: &NodeOptions,
-        (identity, incarnation): (&Identity, Incarnation),
+        (identity, incarnation, had_log): (&Identity, Incarnation, bool),
         dir: Arc<dyn DataDir>,
         (map, peers): (&Arc<MapCopy>, &Arc<Peers>),
         changed: watch::Sender<u64>,
@@ -91,6 +91,7 @@ impl Ground {
             node: identity.node,
             store: identity.store,
             incarnation,
+            had_log,
             members: map.clone(),
             disk: log.clone(),
             log: options.log.clone(),

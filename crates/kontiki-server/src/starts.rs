@@ -3,9 +3,12 @@
 //! copied from: it has forgotten votes and entries that it acknowledged, and must not take part.
 //!
 //! The number alone would not tell two copies that are started at the same time; the nonce, drawn at each start, does.
+//!
+//! And the file OPENED, from the first start on that came as far as a log: a directory that has it and has lost its log has forgotten as much as one
+//! that was wiped, but still says who it was.
 
-use kontiki_types::Error;
 use kontiki_types::partition::Incarnation;
+use kontiki_types::{Error, StoreId};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -14,6 +17,8 @@ use crate::small_file;
 
 /// The file.
 pub(crate) const STARTS_FILE: &str = "STARTS";
+/// The file that says that there was a log.
+const OPENED_FILE: &str = "OPENED";
 
 /// Counts this start and makes it durable. Blocking. A directory without the file was never started, or lost it: then the count begins
 /// anew, and if the cluster remembers a higher one, it refuses the node.
@@ -30,6 +35,18 @@ pub(crate) fn next(dir: &dyn DataDir, seed: u64) -> Result<Incarnation, Error> {
     let root = dir.root().map_err(fail)?;
     small_file::write(root.as_ref(), STARTS_FILE, &this).map_err(fail)?;
     Ok(this)
+}
+
+/// Whether the directory has had a log. Blocking.
+pub(crate) fn had_log(dir: &dyn DataDir) -> Result<bool, Error> {
+    let entries = dir.entries().map_err(|error| small_file::io_error(dir.path(), "cannot be listed", error))?;
+    Ok(entries.iter().any(|name| name == OPENED_FILE))
+}
+
+/// Notes that the directory has a log from now on. Blocking.
+pub(crate) fn note_log(dir: &dyn DataDir, store: StoreId) -> Result<(), Error> {
+    let written = dir.root().and_then(|root| small_file::write(root.as_ref(), OPENED_FILE, &store));
+    written.map_err(|error| small_file::io_error(dir.path(), "cannot be written to", error))
 }
 
 /// Sets the nonce's seed apart from the others that derive from the node's.

@@ -265,12 +265,16 @@ impl Session {
             let why = format!("the snapshot was to have {totals:?}, what came are {:?}; it begins again", staged.totals);
             return self.answer(Down::Refused { why }).await;
         }
+        let import = match self.prepared(staged.import).await? {
+            Ok(import) => import,
+            Err(fault) => return self.answer(refused(&fault)).await,
+        };
         // Time has passed: what spoke against it then may do so now.
         if let Some(answer) = self.judge(offer) {
             return self.answer(answer).await;
         }
         let meta = SnapshotMeta { last_log_id: Some(offer.last), last_membership: offer.membership.clone() };
-        let snapshot = Snapshot { meta, snapshot: SnapshotData::Staged(Box::new(staged.import)) };
+        let snapshot = Snapshot { meta, snapshot: SnapshotData::Staged(Box::new(import)) };
         let raft = self.group.raft().clone();
         let installing = raft.install_full_snapshot(offer.vote, snapshot);
         let mut installing = std::pin::pin!(installing);
@@ -287,6 +291,16 @@ impl Session {
         let (partition, last) = (self.group.partition(), offer.last.index);
         tracing::info!(%partition, rows = totals.rows, bytes = totals.bytes, last, "a snapshot was installed");
         self.answer(Down::Installed { vote: response.vote }).await
+    }
+
+    /// Does what needs room on the disk and can fail, before openraft hears of it: an installation that fails ends the replica.
+    async fn prepared(&mut self, mut import: Import) -> Result<Result<Import, Fault>, TransportError> {
+        let sealed = run_blocking(self.groups.exec(), move || import.seal().map(|()| import)).await.ok_or_else(stopping)?;
+        let import = match sealed {
+            Ok(import) => import,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        Ok(self.groups.flush().await.map(|()| import))
     }
 
     async fn next(&mut self) -> Result<Envelope, TransportError> {
@@ -306,10 +320,15 @@ impl Session {
         Ok(message)
     }
 
+    /// A sender that takes no answers must not hold its place here for ever.
     async fn answer(&mut self, answer: Down) -> Result<(), TransportError> {
         let envelope = self.groups.answer(&self.template, kind::SNAPSHOT_REPLY, answer.encode());
-        let sent = self.out.send(Ok(envelope)).await;
-        sent.map_err(|_| TransportError::Unreachable("the sender has gone".to_owned()))
+        let patience = self.groups.snapshots().options.progress_timeout();
+        match timeout(patience, self.out.send(Ok(envelope))).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(TransportError::Unreachable("the sender has gone".to_owned())),
+            Err(_) => Err(TransportError::Timeout("the sender takes no answers".to_owned())),
+        }
     }
 }
 

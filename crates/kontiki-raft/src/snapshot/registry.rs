@@ -1,6 +1,9 @@
 //! What is remembered of transfers that broke: on the sending side the view that they are read from, on the receiving side what has come.
 //! For a minute or so: a view keeps what is overwritten on disk, and what has come takes room beside the data.
 //!
+//! **Invariant:** a view that brings nobody further is let go, however often it is accepted: a receiver whose disk is full accepts and fails for
+//! ever, and the view would keep the log, and what was overwritten, for as long.
+//!
 //! openraft asks for a snapshot anew at every attempt, and takes what that one says for what the target has in the end. So a view that is
 //! kept is handed out again by the state machine, to whatever target comes; each target has its own place in it.
 
@@ -11,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kontiki_storage::machine::{Export, Import};
-use kontiki_types::ReplicaId;
+use kontiki_types::{Epoch, ReplicaId};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +37,8 @@ struct Target {
     steps: VecDeque<Step>,
     /// The receiver named a chunk that is not known here: it must begin again.
     anew: bool,
+    /// How many chunks it has had acknowledged at most, in all attempts.
+    furthest: u64,
 }
 
 /// Where a chunk begins, and what all chunks before it amount to.
@@ -58,7 +63,7 @@ impl Pin {
         let mut targets = self.targets.lock();
         let target = targets.entry(target.0).or_default();
         if next == 0 {
-            *target = Target::default();
+            *target = Target { furthest: target.furthest, ..Target::default() };
             target.steps.push_back(Step::default());
             return Some(Step::default());
         }
@@ -75,10 +80,14 @@ impl Pin {
         steps.push_back(next.clone());
     }
 
-    /// The receiver has staged the chunk of this number.
-    pub(crate) fn acknowledged(&self, target: ReplicaId, number: u64) {
+    /// The receiver has staged the chunk of this number. Returns whether it has never been as far before.
+    pub(crate) fn acknowledged(&self, target: ReplicaId, number: u64) -> bool {
         let mut targets = self.targets.lock();
-        targets.entry(target.0).or_default().steps.retain(|step| step.before.chunks > number);
+        let target = targets.entry(target.0).or_default();
+        target.steps.retain(|step| step.before.chunks > number);
+        let further = number >= target.furthest;
+        target.furthest = target.furthest.max(number.saturating_add(1));
+        further
     }
 }
 
@@ -101,10 +110,12 @@ impl Outgoing {
         self.views.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The view that is held, if what follows it is still in the log (`purged` is the last entry that is not).
-    pub(crate) fn held(&self, purged: Option<u64>) -> Option<Arc<Pin>> {
+    /// The view that is held, if it is of use: what follows it is still in the log (`purged` is the last entry that is not), and it is of the
+    /// partition's present epoch. A replica that joined since knows the newer descriptor, and refuses a state that is older than that.
+    pub(crate) fn held(&self, purged: Option<u64>, epoch: Epoch) -> Option<Arc<Pin>> {
         let mut held = self.held.lock();
-        if held.as_ref().is_some_and(|held| purged.is_some_and(|purged| held.pin.last.index < purged)) {
+        let is_of_use = |pin: &Pin| purged.is_none_or(|purged| pin.last.index >= purged) && pin.export.header().descriptor.epoch == epoch;
+        if held.as_ref().is_some_and(|held| !is_of_use(&held.pin)) {
             *held = None;
         }
         held.as_ref().map(|held| held.pin.clone())
@@ -115,9 +126,8 @@ impl Outgoing {
     pub(crate) fn begin(&self, pin: &Arc<Pin>, target: ReplicaId) {
         let mut held = self.held.lock();
         let held = held.get_or_insert_with(|| Held { pin: pin.clone(), used: Instant::now(), unfinished: HashSet::new() });
-        if Arc::ptr_eq(&held.pin, pin) {
+        if Arc::ptr_eq(&held.pin, pin) && held.unfinished.insert(target.0) {
             held.used = Instant::now();
-            held.unfinished.insert(target.0);
         }
     }
 
@@ -132,7 +142,7 @@ impl Outgoing {
         }
     }
 
-    /// There is progress.
+    /// A target has come further than it ever was.
     pub(crate) fn touch(&self, pin: &Arc<Pin>) {
         if let Some(held) = self.held.lock().as_mut().filter(|held| Arc::ptr_eq(&held.pin, pin)) {
             held.used = Instant::now();
@@ -144,7 +154,7 @@ impl Outgoing {
         self.held.lock().as_ref().map(|held| held.pin.last.index + 1)
     }
 
-    /// Lets go of a view that nobody has asked for in this time.
+    /// Lets go of a view that has brought nobody further in this time.
     pub(crate) fn sweep(&self, after: Duration) {
         let mut held = self.held.lock();
         if held.as_ref().is_some_and(|held| held.used.elapsed() >= after) {

@@ -144,9 +144,10 @@ impl Attempt<'_> {
             }
             match self.answer(line).await? {
                 Down::Ack { number } => {
-                    acknowledged = acknowledged.max((number + 1).min(step.before.chunks));
-                    self.pin.acknowledged(*to_replica, number);
-                    outgoing.touch(&self.pin);
+                    acknowledged = acknowledged.max(number.saturating_add(1).min(step.before.chunks));
+                    if self.pin.acknowledged(*to_replica, number) {
+                        outgoing.touch(&self.pin);
+                    }
                 }
                 Down::HigherVote { vote } => return Ok(Err(vote)),
                 other => return Err(self.refused(other)),

@@ -10,10 +10,10 @@ use kontiki_storage::disk::FileDisk;
 use kontiki_storage::engine::{Engine, MemoryEngine};
 use kontiki_storage::log::LogOptions;
 use kontiki_types::command::OwnedWrite;
-use kontiki_types::partition::Incarnation;
+use kontiki_types::partition::{Incarnation, Replica, Role};
 use kontiki_types::read::ReadData;
 use kontiki_types::{
-    CallError, ClusterId, Descriptor, KeyRange, NamespaceId, NodeId, Op, PartitionId, Read, ReadLevel, RequestId, StoreId, Token,
+    CallError, ClusterId, Descriptor, KeyRange, NamespaceId, NodeId, Op, PartitionId, Read, ReadLevel, ReplicaId, RequestId, StoreId, Token,
     Version, Write, WriteReply, key,
 };
 use tempfile::TempDir;
@@ -31,11 +31,14 @@ pub(crate) struct TestNode {
     pub(crate) engine: Arc<MemoryEngine>,
     /// Whether there is no room for what is staged.
     pub(crate) full: Arc<AtomicBool>,
+    /// Whether what is staged cannot be installed.
+    pub(crate) uninstallable: Arc<AtomicBool>,
 }
 
 impl TestNode {
     pub(crate) fn new(id: u64) -> Self {
-        Self { id: NodeId(id), dir: tempfile::tempdir().expect("a directory"), engine: MemoryEngine::new(), full: Arc::default() }
+        let dir = tempfile::tempdir().expect("a directory");
+        Self { id: NodeId(id), dir, engine: MemoryEngine::new(), full: Arc::default(), uninstallable: Arc::default() }
     }
 
     /// What a backup taken while the node was stopped would hold of it.
@@ -64,13 +67,15 @@ pub(crate) struct Cluster {
 }
 
 pub(crate) fn config(node: &TestNode, wires: &Wires) -> GroupsConfig {
-    let engine: Arc<dyn Engine> = Arc::new(Fillable { engine: node.engine.clone(), full: node.full.clone() });
+    let (full, uninstallable) = (node.full.clone(), node.uninstallable.clone());
+    let engine: Arc<dyn Engine> = Arc::new(Fillable { engine: node.engine.clone(), full, uninstallable });
     GroupsConfig {
         cluster: ClusterId([7; 16]),
         cluster_name: "test".into(),
         node: node.id,
         store: StoreId([node.id.0 as u8; 16]),
         incarnation: Incarnation::UNKNOWN,
+        had_log: false,
         members: Arc::new(Acquaintance::default()),
         disk: Arc::new(FileDisk::open(node.dir.path()).expect("a directory")),
         log: LogOptions { segment_bytes: 1 << 20, ..LogOptions::default() },
@@ -210,6 +215,28 @@ impl Cluster {
             }
         };
         tokio::time::timeout(3 * WAIT, trying).await.unwrap_or_else(|_| panic!("{what}: not in time"))
+    }
+
+    /// Announces a replica on a node, and opens it there. It is not a learner yet.
+    pub(crate) async fn join(&self, leader: &Group, at: usize) -> ReplicaId {
+        let mut descriptor = leader.descriptor().as_ref().clone();
+        let replica = descriptor.next_replica;
+        descriptor.replicas.push(Replica { id: replica, node: self.nodes[at].id, role: Role::Joining });
+        descriptor.next_replica = ReplicaId(replica.0 + 1);
+        descriptor.epoch.conf += 1;
+        leader.set_descriptor(descriptor.clone()).await.expect("announced");
+        self.groups(at).create_empty(descriptor, replica).await.expect("opened");
+        replica
+    }
+
+    /// Has a replica that was opened get the log.
+    pub(crate) async fn add_learner(&self, replica: ReplicaId, node: NodeId) {
+        self.on_leader("the learner", async |leader| leader.add_learner(replica, node, leader.membership().seen).await).await;
+    }
+
+    /// Waits until a replica has (nearly) the whole log.
+    pub(crate) async fn caught_up(&self, replica: ReplicaId) {
+        eventually("it catches up", async || self.leader().await.membership().lag(replica).is_some_and(|lag| lag < 8)).await;
     }
 
     /// Writes, whoever leads; repeated until it is acknowledged.

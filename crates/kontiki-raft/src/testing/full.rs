@@ -1,4 +1,4 @@
-//! An engine in memory whose disk can be full for what is staged, and for nothing else.
+//! An engine in memory whose disk can be full for what is staged, or for the step that installs it, and for nothing else.
 
 use std::io;
 use std::sync::Arc;
@@ -11,6 +11,8 @@ use kontiki_types::Fault;
 pub(crate) struct Fillable {
     pub(crate) engine: Arc<MemoryEngine>,
     pub(crate) full: Arc<AtomicBool>,
+    /// Installations fail, though everything was staged.
+    pub(crate) uninstallable: Arc<AtomicBool>,
 }
 
 impl Engine for Fillable {
@@ -39,7 +41,8 @@ impl Engine for Fillable {
     }
 
     fn stage(&self) -> Result<Box<dyn Stage>, Fault> {
-        Ok(Box::new(FillableStage { stage: self.engine.stage()?, full: self.full.clone() }))
+        let (full, uninstallable) = (self.full.clone(), self.uninstallable.clone());
+        Ok(Box::new(FillableStage { stage: self.engine.stage()?, full, uninstallable }))
     }
 
     fn parts(&self, from: &[u8], to: &[u8], part_bytes: u64) -> Result<Vec<Part>, Fault> {
@@ -64,6 +67,14 @@ impl Engine for Fillable {
 struct FillableStage {
     stage: Box<dyn Stage>,
     full: Arc<AtomicBool>,
+    uninstallable: Arc<AtomicBool>,
+}
+
+fn no_room(flag: &AtomicBool, action: &str) -> Result<(), Fault> {
+    match flag.load(Ordering::SeqCst) {
+        true => Err(Fault::io(action, io::Error::from(io::ErrorKind::StorageFull))),
+        false => Ok(()),
+    }
 }
 
 impl Stage for FillableStage {
@@ -72,13 +83,16 @@ impl Stage for FillableStage {
     }
 
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), Fault> {
-        if self.full.load(Ordering::SeqCst) {
-            return Err(Fault::io("staging rows", io::Error::from(io::ErrorKind::StorageFull)));
-        }
+        no_room(&self.full, "staging rows")?;
         self.stage.put(key, value)
     }
 
+    fn seal(&mut self) -> Result<(), Fault> {
+        self.stage.seal()
+    }
+
     fn install(self: Box<Self>) -> Result<(), Fault> {
+        no_room(&self.uninstallable, "installing rows")?;
         self.stage.install()
     }
 }

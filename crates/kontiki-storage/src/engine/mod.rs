@@ -101,6 +101,12 @@ pub trait Stage: Send {
     /// Adds a row to the range that was begun last.
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), Fault>;
 
+    /// Writes what is still in memory. Rows that continue the range that was begun last need a new [`Stage::replace`] afterwards. An engine that
+    /// has nothing to write need not do anything.
+    fn seal(&mut self) -> Result<(), Fault> {
+        Ok(())
+    }
+
     /// Replaces the ranges: all of them or, if it fails or the power fails, none. When this returns it is durable, as is everything
     /// that was written before. Views and cursors of before see nothing of it.
     fn install(self: Box<Self>) -> Result<(), Fault>;

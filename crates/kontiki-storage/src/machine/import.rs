@@ -87,6 +87,12 @@ impl Import {
         Ok(())
     }
 
+    /// Puts on the disk what is still in memory of the rows so far: what is left for [`Machine::install`] needs next to no room. After a fault
+    /// the import is of no use.
+    pub fn seal(&mut self) -> Result<(), Fault> {
+        self.stage.seal()
+    }
+
     fn check(&self, chunk: &Chunk) -> Result<(), Fault> {
         let bad = |detail: String| {
             let partition = self.header.descriptor.id;

@@ -109,6 +109,10 @@ impl Stage for RocksStage {
         Ok(())
     }
 
+    fn seal(&mut self) -> Result<(), Fault> {
+        self.write_last()
+    }
+
     fn install(mut self: Box<Self>) -> Result<(), Fault> {
         self.write_last()?;
         std::mem::take(&mut self.ranges).finish()?;
