@@ -12,7 +12,7 @@ use kontiki_client::{Client, ClusterChange, Endpoint, NodeStatus};
 use kontiki_placement::{Step, View, plan};
 use kontiki_raft::Group;
 use kontiki_storage::system;
-use kontiki_types::{CallError, Condition, Descriptor, Error, NodeId, NodeInfo, Op, PartitionId, PartitionMap, Reject, Write};
+use kontiki_types::{CallError, Condition, Descriptor, Error, ErrorKind, NodeId, NodeInfo, Op, PartitionId, PartitionMap, Reject, Write};
 use tokio::time::{Instant, sleep};
 
 use crate::bootstrap::{cluster_record, register};
@@ -80,6 +80,7 @@ impl Driver {
             return LOOK_SOON;
         }
         let Ok(statuses) = self.client.status().await else { return LOOK_EVERY };
+        let statuses = of_the_right_nodes(statuses);
         let all_known = record(&self.local, system, &statuses).await;
         let map_is_true = self.copy_descriptors(system, &statuses).await;
         let view = self.view(system, &statuses);
@@ -194,6 +195,21 @@ impl Driver {
             Err(error) => tracing::info!(?step, %error, "a step of placement was not carried out; the next look decides anew"),
         }
     }
+}
+
+/// Who answers at a node's address may be another one, which has taken that address: that says nothing of the node.
+fn of_the_right_nodes(statuses: Statuses) -> Statuses {
+    let right = |(info, status): (NodeInfo, Result<NodeStatus, Error>)| {
+        let status = status.and_then(|status| match status.node.id == info.id {
+            true => Ok(status),
+            false => Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("{} answers at {}, which is the address of {}", status.node.id, info.addr, info.id),
+            )),
+        });
+        (info, status)
+    };
+    statuses.into_iter().map(right).collect()
 }
 
 /// The newest descriptor of each partition that a leader tells of: what was applied is committed, whoever leads by now.
