@@ -6,6 +6,7 @@
 //!        │
 //!   workload ─── history ─── checks      clients write; every call is recorded; pure functions judge the record
 //!   progress ── catalogue                who leads and how far each node is; real documents to store
+//!   small_disk                           a file system that can be filled
 //! ```
 //!
 //! **Invariant:** a check is a function from data to a list of violations, and has been seen to find one (its own tests feed it
@@ -23,4 +24,5 @@ pub mod ports;
 pub mod processes;
 pub mod program;
 pub mod progress;
+pub mod small_disk;
 pub mod workload;

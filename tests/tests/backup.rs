@@ -14,6 +14,7 @@ use futures::TryStreamExt as _;
 use kontiki_client::{Client, ScanOptions};
 use kontiki_tests::processes::{Cluster, Cuts, DEADLINE, Server};
 use kontiki_tests::program::{self, Said};
+use kontiki_tests::small_disk::SmallDisk;
 use kontiki_types::{Bytes, ErrorKind, ReadLevel, Version};
 use tokio::time::{Instant, sleep};
 
@@ -182,6 +183,64 @@ async fn a_backup_under_load_is_of_one_version_and_restores_into_another_cluster
     server.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_costs_a_backup_and_a_restore_nothing_but_a_second_attempt() {
+    let (Some(disk), Some(other)) = (SmallDisk::mount(4), SmallDisk::mount(6)) else { return };
+    let cluster = Cluster::start(1, Cuts::Even(2)).await;
+    let client = cluster.client().await.with_timeout(DEADLINE);
+    let fill = (0..2500u64).map(|at| client.put(format!("{:02x}/{at:04}", at % 251), format!("{at} {}", "x".repeat(4000))));
+    futures::stream::iter(fill.map(Ok)).try_for_each_concurrent(64, |put| async { put.await.map(drop) }).await.expect("puts");
+    let expected = state(&client, ReadLevel::Linearizable).await;
+    let (dir, addrs) = (disk.path().join("backup"), cluster.addrs());
+    let (to, backup) = (text(&dir), text(&dir));
+    let backup = ["backup", "--part-bytes", "1000000", "--to", &backup];
+    let said = program::run_at(&addrs, &backup).await;
+    said.expect_failure(STORAGE, &["No space left", "free space on that disk", "goes on where it was"]);
+    program::run(["backup", "verify", &to]).await.expect_failure(STORAGE, &["interrupted"]);
+    disk.resize(64);
+    let again = program::run_at(&addrs, &backup).await;
+    assert!(again.err.contains("going on with the backup"), "{}", again.err);
+    again.expect_ok();
+    program::run(["backup", "verify", &to]).await.expect_ok();
+
+    // The new node's raft log is the first to find no room. Nobody waits for a node that cannot go on.
+    let data = text(&other.path().join("new"));
+    let restore = ["-o", "json", "restore", "--from", &to, "--data", &data];
+    let since = Instant::now();
+    let said = program::run(restore).await;
+    said.expect_failure(STORAGE, &["cannot go on", "No space left", "free space", "the same command begins anew"]);
+    assert!(since.elapsed() < DEADLINE / 2, "it said so after {:?}", since.elapsed());
+    other.resize(400);
+    let restored = json(program::run(restore).await);
+    assert_eq!(restored["rows"].as_u64(), Some(expected.len() as u64));
+}
+
+/// CRC-32 as in zlib, bit by bit, and not by the code that wrote the file.
+fn crc32(bytes: &[u8]) -> u32 {
+    let bit = |crc: u32, _| if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 };
+    !bytes.iter().fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), bit))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_that_is_older_than_what_the_cluster_keeps_is_refused() {
+    let cluster = Cluster::start(1, Cuts::Even(2)).await;
+    let client = cluster.client().await.with_timeout(DEADLINE);
+    client.put("key", "value").await.expect("put");
+    let (full, next, addrs) = (cluster.folder().join("full"), cluster.folder().join("next"), cluster.addrs());
+    let made = json(program::run_at(&addrs, &["-o", "json", "backup", "--to", &text(&full)]).await);
+    // As if it had been made two hours ago.
+    let now = version(&made);
+    let then = Version::from_ms(now.ms() - 2 * 3_600_000);
+    let manifest = fs::read_to_string(full.join("MANIFEST")).expect("readable");
+    let (body, _) = manifest.split_at(manifest.rfind("crc32 ").expect("a checksum"));
+    let body = body.replace(&now.to_string(), &then.to_string());
+    fs::write(full.join("MANIFEST"), format!("{body}crc32 {:08x}\n", crc32(body.as_bytes()))).expect("writable");
+    let said = program::run_at(&addrs, &["backup", "--to", &text(&next), "--base", &text(&full)]).await;
+    said.expect_failure(2, &["is older than the oldest one kept", "begin a full backup in a new directory"]);
+    assert!(!said.err.contains("the same command goes on"), "it would only end in the same way: {}", said.err);
+    assert!(!next.join("MANIFEST").exists());
+}
+
 /// Names and contents of all files.
 fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
@@ -235,6 +294,13 @@ async fn what_is_left_of_a_cluster_becomes_a_new_one() {
         .await
         .expect_failure(STORAGE, &["both of node n1"]);
     program::run(["recover", "--from", &text(cluster.folder()), "--to", &to]).await.expect_failure(STORAGE, &["no IDENTITY"]);
+    // One that has lost its log is named as it was given, and not as the copy that was looked at.
+    let log = Path::new(&dirs[1]).join("log");
+    fs::rename(&log, cluster.folder().join("log-away")).expect("moves");
+    let said = program::run(["recover", "--from", &dirs[2], "--from", &dirs[1], "--to", &to]).await;
+    said.expect_failure(STORAGE, &[&dirs[1], "its segments are missing", "leave it out"]);
+    assert!(!said.err.contains("restoring"), "{}", said.err);
+    fs::rename(cluster.folder().join("log-away"), &log).expect("moves back");
 
     let before = contents(Path::new(&dirs[2]));
     let recovered = json(program::run(["-o", "json", "recover", "--from", &dirs[2], "--to", &to]).await);

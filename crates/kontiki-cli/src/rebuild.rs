@@ -16,9 +16,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use kontiki::{LISTEN_ANYWHERE, Node, NodeOptions, PartitionId, Version, WriteBatch, WriteReply, key};
+use kontiki::{Error, ErrorKind, LISTEN_ANYWHERE, Node, NodeOptions, PartitionId, Version, WriteBatch, WriteReply, key};
 use kontiki_client::Client;
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 
 use crate::backup::sync_folder;
 use crate::failure::Failure;
@@ -40,6 +41,8 @@ const BATCH_ROWS: usize = 2048;
 const WRITES_AT_ONCE: usize = 16;
 /// For the new node to serve, and for one write.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How often the new node is asked whether it can go on.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A directory that is marked as not complete.
 #[derive(Debug)]
@@ -103,18 +106,54 @@ impl Rebuild {
             ..NodeOptions::default()
         };
         let node = Node::start(options).await?;
-        node.ready(PATIENCE).await?;
         let client = node.client().with_timeout(PATIENCE);
-        let map = client.refresh_map().await?;
+        let rebuild = Self { place, node, client };
+        rebuild.unless_broken(rebuild.prepare(plan.above)).await?;
+        Ok(rebuild)
+    }
+
+    async fn prepare(&self, above: Version) -> Result<(), Failure> {
+        self.node.ready(PATIENCE).await?;
+        let map = self.client.refresh_map().await?;
         for partition in map.partitions.iter().filter(|partition| partition.id != PartitionId::SYSTEM) {
             let first = key::split_internal(&partition.range.start).map_or(&[][..], |(_, user)| user);
-            client.advance_clock(Bytes::copy_from_slice(first), plan.above).await?;
+            self.client.advance_clock(Bytes::copy_from_slice(first), above).await?;
         }
-        Ok(Self { place, node, client })
+        Ok(())
     }
 
     /// Takes rows in key order, until the sender is gone or one fails; `took` is told how many are durable.
-    pub async fn fill(&self, mut rows: mpsc::Receiver<Result<Pair, Failure>>, mut took: impl FnMut(u64)) -> Result<u64, Failure> {
+    pub async fn fill(&self, rows: mpsc::Receiver<Result<Pair, Failure>>, took: impl FnMut(u64)) -> Result<u64, Failure> {
+        self.unless_broken(self.take(rows, took)).await
+    }
+
+    /// A node whose disk fails takes no more writes, and its client would only wait for it. So the node is asked meanwhile whether it can go on.
+    async fn unless_broken<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        tokio::select! {
+            done = work => done.map_err(|failure| self.fault().unwrap_or(failure)),
+            fault = self.broken() => Err(fault),
+        }
+    }
+
+    /// Why the node that is filled cannot go on, if it cannot.
+    fn fault(&self) -> Option<Failure> {
+        let replicas = || self.node.status().partitions.into_iter().find_map(|partition| partition.fault);
+        let fault = self.node.fault().or_else(replicas)?;
+        let data = self.place.data.display();
+        let message = format!("the new node in {data} cannot go on: {fault}; if that disk is full, free space on it");
+        Some(Error::new(ErrorKind::Storage, message).into())
+    }
+
+    async fn broken(&self) -> Failure {
+        loop {
+            sleep(LOOK_EVERY).await;
+            if let Some(fault) = self.fault() {
+                return fault;
+            }
+        }
+    }
+
+    async fn take(&self, mut rows: mpsc::Receiver<Result<Pair, Failure>>, mut took: impl FnMut(u64)) -> Result<u64, Failure> {
         let map = self.client.map();
         let (mut batch, mut home) = (Batch::default(), PartitionId::SYSTEM);
         let mut under_way = FuturesUnordered::new();

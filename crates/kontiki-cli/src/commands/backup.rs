@@ -192,13 +192,13 @@ fn write(
 
 /// What to do about a backup that did not come to its end.
 fn advised(failure: Failure, to: &Path) -> Failure {
-    let failure = match failure.kind == ErrorKind::Version.name() {
-        true => failure.with_advice(
-            "the cluster does not keep the history that this backup needs: begin a full backup in a new directory, and let the cluster keep \
-             old versions for longer than a backup takes (and than lies between two, for --base)",
-        ),
-        false => failure,
-    };
+    if failure.kind == ErrorKind::Version.name() {
+        // The same command would only meet the same end.
+        return failure.with_advice(
+            "the cluster does not keep the history that this backup needs any more: begin a full backup in a new directory, and let the cluster \
+             keep old versions for longer than a backup takes (and than lies between two, for --base)",
+        );
+    }
     failure.with_advice(format!("what is done is in {}: the same command goes on from there", to.display()))
 }
 

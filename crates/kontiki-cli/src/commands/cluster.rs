@@ -180,7 +180,7 @@ fn user_bound(internal: &[u8]) -> &[u8] {
 }
 
 /// The range as its user sees it.
-fn show_range(descriptor: &Descriptor, encoding: Encoding) -> String {
+pub fn show_range(descriptor: &Descriptor, encoding: Encoding) -> String {
     if descriptor.id == PartitionId::SYSTEM {
         return "(system)".to_owned();
     }

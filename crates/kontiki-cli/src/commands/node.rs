@@ -82,7 +82,7 @@ pub async fn decommission(client: &Client, output: Output, node: NodeId, wait: b
 pub async fn remove(client: &Client, output: Output, node: NodeId, force: bool) -> Result<(), Stop> {
     client.remove_node(node, force).await?;
     output.print(
-        || format!("{node} is given up; what it held is rebuilt on other nodes"),
+        || format!("{node} is given up; what it held is rebuilt on other nodes, as soon as there are any that can take it"),
         || json!({ "node": node.0, "state": "lost" }),
     )
 }

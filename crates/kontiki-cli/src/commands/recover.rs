@@ -19,8 +19,10 @@ use kontiki::{ClusterId, Descriptor, NodeId, PartitionId, Version, env, key};
 use serde_json::json;
 use tokio::sync::mpsc;
 
+use super::cluster::show_range;
 use super::import::bar;
 use crate::args::Recover;
+use crate::encoding::Encoding;
 use crate::failure::Failure;
 use crate::output::{self, Output, Stop};
 use crate::rebuild::{Place, Plan, Rebuild, send};
@@ -82,14 +84,16 @@ pub async fn run(output: Output, asked: Recover) -> Result<(), Stop> {
         }
     };
     let report = survey.report();
-    let lines = survey.lines();
+    let lines = survey.lines(output.encoding);
     let plan = Plan {
         cluster_name: asked.cluster_name.unwrap_or_else(|| survey.cluster_name.clone()),
         cut: Cut::At(survey.boundaries()),
         above: survey.clock(),
     };
     let old = survey.cluster;
-    let rebuild = Rebuild::begin(place, plan).await?;
+    let to = asked.to.display().to_string();
+    let incomplete = |failure: Failure| failure.with_advice(format!("{to} is not complete, and the same command begins anew"));
+    let rebuild = Rebuild::begin(place, plan).await.map_err(incomplete)?;
     let (sender, receiver) = mpsc::channel(ROWS_WAITING_MAX);
     let reading = tokio::task::spawn_blocking(move || {
         send(survey.rows(), &sender);
@@ -99,9 +103,7 @@ pub async fn run(output: Output, asked: Recover) -> Result<(), Stop> {
     let bar = bar(None);
     let filled = rebuild.fill(receiver, |rows| bar.set_message(show_rows(rows))).await;
     bar.finish_and_clear();
-    let to = asked.to.display().to_string();
-    let rows =
-        filled.map_err(|failure| failure.with_advice(format!("{to} is not complete, and the same command begins anew")))?;
+    let rows = filled.map_err(incomplete)?;
     reading.await.map_err(|error| Failure::internal(format!("reading the replicas: {error}")))?;
     let cluster = rebuild.finish().await?;
     output.print(
@@ -122,7 +124,8 @@ impl Survey {
         for (at, path) in from.iter().enumerate() {
             let copied = sources.join((at + 1).to_string());
             copy(path, &copied)?;
-            let survivor = Survivor::open(&env::Env::production(), &copied)?;
+            let survivor = Survivor::open(&env::Env::production(), &copied);
+            let survivor = survivor.map_err(|error| of_source(error.into(), path, &copied))?;
             let identity = survivor.identity();
             if let Some(first) = survivors.values().next().filter(|first| first.identity().cluster != identity.cluster) {
                 let (dir, own, other) = (path.display(), identity.cluster, first.identity().cluster);
@@ -213,7 +216,7 @@ impl Survey {
         let missing: Vec<String> = self
             .users()
             .filter(|found| found.best.is_none())
-            .map(|found| format!("{} {}", found.descriptor.id, found.descriptor.range))
+            .map(|found| format!("{} ({})", found.descriptor.id, show_range(&found.descriptor, Encoding::default())))
             .collect();
         let holes = self.holes();
         let whole = missing.is_empty() && holes.is_empty();
@@ -292,7 +295,7 @@ impl Survey {
         each.collect()
     }
 
-    fn lines(&self) -> String {
+    fn lines(&self, encoding: Encoding) -> String {
         let rows = self.partitions.values().map(|found| {
             let end = |end: Option<kontiki::offline::LogEnd>| {
                 end.map_or_else(|| "none".to_owned(), |end| format!("{} of term {}", end.index, end.term))
@@ -306,7 +309,7 @@ impl Survey {
             };
             vec![
                 found.descriptor.id.to_string(),
-                found.descriptor.range.to_string(),
+                show_range(&found.descriptor, encoding),
                 best.map_or_else(|| "none".to_owned(), |(node, _)| node.to_string()),
                 end(best.map(|(_, best)| best.applied)),
                 end(best.map(|(_, best)| best.committed)),
@@ -317,6 +320,14 @@ impl Survey {
         let header = ["PARTITION", "KEYS", "TAKEN FROM", "APPLIED", "COMMITTED", "LAST ENTRY", "MAY BE LOST"];
         output::table(Some(&header), rows)
     }
+}
+
+/// The person knows the directory that was given, and not the copy of it.
+fn of_source(failure: Failure, source: &Path, copied: &Path) -> Failure {
+    let message = failure.message.replace(&*copied.to_string_lossy(), &source.to_string_lossy());
+    let advice =
+        format!("what is left of {} cannot be read: leave it out to go on without it, if others are left", source.display());
+    Failure { message, ..failure }.with_advice(advice)
 }
 
 /// Copies the directory of a node that does not run. It is locked meanwhile, and nothing in it is changed.

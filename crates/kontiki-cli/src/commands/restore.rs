@@ -21,19 +21,18 @@ pub async fn run(output: Output, asked: Restore) -> Result<(), Stop> {
     let Some(newest) = chain.newest().cloned() else { return Err(Failure::internal("a chain has a link").into()) };
     let cut = asked.cut.unwrap_or(Cut::At(newest.boundaries.clone()));
     let plan = Plan { cluster_name: asked.cluster_name, cut, above: newest.version };
-    let rebuild = Rebuild::begin(Place::claim(&asked.data)?, plan).await?;
+    let incomplete = |failure: Failure| {
+        let data = asked.data.display();
+        failure.with_advice(format!("nothing is restored: {data} is not complete, and the same command begins anew"))
+    };
+    let rebuild = Rebuild::begin(Place::claim(&asked.data)?, plan).await.map_err(incomplete)?;
     let (sender, receiver) = mpsc::channel(ROWS_WAITING_MAX);
     let reading =
         tokio::task::spawn_blocking(move || send(chain.rows().map(|row| row.map(|(key, value, _)| (key, value))), &sender));
     let bar = bar(None);
     let filled = rebuild.fill(receiver, |rows| bar.set_message(show_rows(rows))).await;
     bar.finish_and_clear();
-    let rows = filled.map_err(|failure| {
-        failure.with_advice(format!(
-            "nothing is restored: {} is not complete, and the same command begins anew",
-            asked.data.display()
-        ))
-    })?;
+    let rows = filled.map_err(incomplete)?;
     reading.await.map_err(|error| Failure::internal(format!("reading the backup: {error}")))?;
     let cluster = rebuild.finish().await?;
     let data = asked.data.display().to_string();
