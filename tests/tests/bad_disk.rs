@@ -167,6 +167,19 @@ async fn a_damaged_log_is_named_and_nothing_else_is_lost() {
         node.refused_without(&node.path("log"), &["node-1/log", "its segments are missing"]).await;
     }
 
+    // Log and data are gone, and only who it was is left: that is no new node. Twice, for the same reason.
+    let away = |name: &str| node.server.data().with_file_name(format!("{name}.away"));
+    for name in ["log", "data"] {
+        fs::rename(node.path(name), away(name)).expect("it can be moved");
+    }
+    for _ in 0..2 {
+        node.refused(&["node-1/log", "its segments are missing", "replace this node by a new one"]).await;
+    }
+    for name in ["log", "data"] {
+        fs::remove_dir_all(node.path(name)).expect("what the attempts have made goes");
+        fs::rename(node.server.data().with_file_name(format!("{name}.away")), node.path(name)).expect("it can be moved back");
+    }
+
     // What an interrupted write leaves behind the last frame is no damage.
     let mut torn = fs::read(&log).expect("readable");
     let (last, half) = (starts[starts.len() - 1], (end - starts[starts.len() - 1]) / 2);

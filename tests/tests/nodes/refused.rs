@@ -22,6 +22,21 @@ async fn who_does_not_fit_is_told_why() {
     let map = client.refresh_map().await.expect("a map");
     assert_eq!(map.nodes.len(), 3, "nobody was taken in");
 
+    // A directory of another cluster: it would go on in that one, and nobody would be told.
+    let elsewhere = cluster.folder().join("elsewhere");
+    std::fs::create_dir(&elsewhere).expect("made");
+    let mut stray = Server::alone(&elsewhere);
+    stray.start();
+    stray.ready().await.unwrap_or_else(|why| panic!("{why}"));
+    assert!(stray.stop().await.success());
+    let mut moved = Server::joining(cluster.folder(), 6, &cluster.addrs());
+    moved.set("--data", &stray.data().to_string_lossy());
+    let (code, said) = moved.refuses().await;
+    assert!(
+        code == Some(5) && said.contains("is of the cluster") && said.contains("give an empty directory"),
+        "{code:?}: {said}"
+    );
+
     // An older copy of a directory: the node has been started again since it was made.
     let copy = cluster.folder().join("copy");
     assert!(cluster.node(3).stop().await.success());

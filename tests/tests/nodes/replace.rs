@@ -51,7 +51,7 @@ async fn a_node_that_stays_away_is_replaced_and_one_that_is_lost_can_be_given_up
     load.tell("a dead node replaced by itself", from_us);
 
     let addrs = cluster.addrs();
-    program::run_at(&addrs, &["node", "remove", "3"]).await.expect_failure(2, &["n3 answers", "decommission"]);
+    program::run_at(&addrs, &["node", "remove", "3"]).await.expect_failure(2, &["n3 answers", "decommission", "--force"]);
     program::run_at(&addrs, &["node", "remove", "9"]).await.expect_failure(2, &["there is no node n9"]);
     let said = program::run_at(&addrs, &["node", "remove", "2"]).await.expect_ok();
     assert!(said.contains("n2 is given up"), "{said}");
@@ -61,5 +61,10 @@ async fn a_node_that_stays_away_is_replaced_and_one_that_is_lost_can_be_given_up
     let told = kontiki_tests::progress::statuses(&load.client).await.expect("asked");
     assert!(!told.contains_key(&2), "a node that is gone is not asked");
     cluster.node(2).says("takes part no more", "holds nothing any more").await;
+    // One that answers is given up only if that is meant.
+    let said = program::run_at(&addrs, &["node", "remove", "3", "--force"]).await.expect_ok();
+    assert!(said.contains("n3 is given up"), "{said}");
+    cluster.node(3).says("n3 was given up", "n3 was decommissioned").await;
+    until("three replicas without it", &cluster, &load.client, |map| is_redundant(map, 3) && is_off(map, 3)).await;
     load.end(&cluster).await;
 }
