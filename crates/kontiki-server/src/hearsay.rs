@@ -90,11 +90,8 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn nobody_believes_the_map_of_another_cluster() {
         let folder = tempfile::tempdir().expect("a folder");
-        let options = NodeOptions {
-            data_dir: folder.path().join("other"),
-            listen: "127.0.0.1:0".to_owned(),
-            ..NodeOptions::default()
-        };
+        let options =
+            NodeOptions { data_dir: folder.path().join("other"), listen: "127.0.0.1:0".to_owned(), ..NodeOptions::default() };
         let other = Node::start(options).await.expect("starts");
         other.ready(Duration::from_secs(30)).await.expect("ready");
         let (addr, dial): (_, Arc<dyn Dial>) = (other.addr(), Arc::new(TcpDial));
@@ -103,7 +100,8 @@ mod tests {
         assert!(!map.partitions.is_empty());
         let ours = ClusterId([9; 16]);
         let refused = map_at(addr, &dial, ours).await.expect_err("our member is not there any more");
-        let other_cluster = matches!(refused, CallError::Reject(Reject::OtherCluster { asked, here }) if asked == ours && here == theirs);
+        let other_cluster =
+            matches!(refused, CallError::Reject(Reject::OtherCluster { asked, here }) if asked == ours && here == theirs);
         assert!(other_cluster, "{refused}");
         other.stop().await;
     }

@@ -79,7 +79,8 @@ impl Node {
         let map = Arc::new(MapCopy::new(members.clone()));
         let (changed, changes) = watch::channel(0);
         let peers = Arc::new(Peers::new(map.clone(), env.dial.clone()));
-        let ground = Ground::open(&env, &options, (&identity, incarnation, had_log), dir.clone(), (&map, &peers), changed).await?;
+        let ground =
+            Ground::open(&env, &options, (&identity, incarnation, had_log), dir.clone(), (&map, &peers), changed).await?;
         if !had_log {
             let store = identity.store;
             blocking(&env, move || starts::note_log(dir.as_ref(), store)).await??;

@@ -12,7 +12,9 @@ use kontiki_client::{Client, ClusterChange, Endpoint, NodeStatus};
 use kontiki_placement::{Step, View, plan};
 use kontiki_raft::Group;
 use kontiki_storage::system;
-use kontiki_types::{CallError, Condition, Descriptor, Error, ErrorKind, NodeId, NodeInfo, Op, PartitionId, PartitionMap, Reject, Write};
+use kontiki_types::{
+    CallError, Condition, Descriptor, Error, ErrorKind, NodeId, NodeInfo, Op, PartitionId, PartitionMap, Reject, Write,
+};
 use tokio::time::{Instant, sleep};
 
 use crate::bootstrap::{cluster_record, register};
