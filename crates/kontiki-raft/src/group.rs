@@ -75,7 +75,8 @@ pub(crate) struct Parts {
 
 impl Group {
     pub(crate) fn start(parts: Parts) -> Self {
-        let Parts { node, partition, replica, raft, reader, applied, acknowledged, log, places, flush, outgoing, wall_ms } = parts;
+        let Parts { node, partition, replica, raft, reader, applied, acknowledged, log, places, flush, outgoing, wall_ms } =
+            parts;
         let proposer = Proposer::start(partition, raft.clone(), wall_ms.clone());
         let barrier = Barrier::start(partition, raft.clone(), applied.clone());
         let leader = watch_leader(raft.clone());
@@ -284,8 +285,11 @@ impl Group {
         }
         self.inner.raft.trigger().transfer_leader(target.id.0).await.map_err(|fatal| self.stopped(&fatal))?;
         let mut leader = self.leadership();
-        match timeout(TRANSFER_WITHIN, leader.wait_for(|leader| *leader == Some(to))).await {
-            Ok(Ok(_)) => Ok(()),
+        let another = timeout(TRANSFER_WITHIN, leader.wait_for(|leader| leader.is_some_and(|leader| leader != self.inner.node)));
+        match another.await {
+            Ok(Ok(leader)) if *leader == Some(to) => Ok(()),
+            // An election came between: that one is to be asked.
+            Ok(Ok(leader)) => Err(Retry::NotLeader { partition: self.inner.partition, leader: *leader }.into()),
             Ok(Err(_)) => Err(self.stopped(&"it was shut down")),
             Err(_) => Err(self.late("the new leader did not take over", TRANSFER_WITHIN)),
         }

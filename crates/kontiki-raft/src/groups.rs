@@ -277,7 +277,9 @@ impl Groups {
                     open.push(group);
                 }
                 Ok(None) => {}
-                Err(fault) => tracing::debug!(%partition, %fault, "a replica that a fault of the disk has ended cannot be opened yet"),
+                Err(fault) => {
+                    tracing::debug!(%partition, %fault, "a replica that a fault of the disk has ended cannot be opened yet")
+                }
             }
         }
         open

@@ -24,7 +24,7 @@ use kontiki_types::{Fault, limits};
 use openraft::storage::IOFlushed;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant, timeout_at};
 
 use crate::exec::{Exec, run_blocking};
 use crate::type_config::TypeConfig;
@@ -34,6 +34,9 @@ const REQUESTS_QUEUED_MAX: usize = 8 * 1024;
 
 /// About how many fsyncs the average looks back over: one that was slow by chance must not make a node slow.
 const FSYNCS_AVERAGED: u64 = 16;
+
+/// A spare segment for which there was no room is tried again after this.
+const SPARE_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// How the log stands: the last durable ticket, and the fault that ended it, if any.
 #[derive(Clone, Debug, Default)]
@@ -101,12 +104,19 @@ pub(crate) struct SpareKeeper {
 }
 
 impl SpareKeeper {
-    /// Prepares spares until the writer is gone.
+    /// Prepares spares until the writer is gone. Not at once again where there was no room for one: each attempt takes all the room that is left for a
+    /// moment, which the log itself and the engine may need just then.
     pub(crate) async fn run(mut self, exec: Arc<dyn Exec>) {
         while self.wanted.recv().await.is_some() {
             let spares = self.spares.clone();
-            if let Some(Err(fault)) = run_blocking(exec.as_ref(), move || spares.prepare()).await {
-                tracing::warn!(%fault, "no spare log segment could be prepared; the log goes on without one, a little slower");
+            let Some(Err(fault)) = run_blocking(exec.as_ref(), move || spares.prepare()).await else { continue };
+            tracing::warn!(%fault, "no spare log segment could be prepared; the log goes on without one, a little slower");
+            let until = Instant::now() + SPARE_AGAIN_AFTER;
+            // What is asked meanwhile is asked again later.
+            while let Ok(asked) = timeout_at(until, self.wanted.recv()).await {
+                if asked.is_none() {
+                    return;
+                }
             }
         }
     }

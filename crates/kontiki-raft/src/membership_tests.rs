@@ -108,7 +108,8 @@ async fn a_dead_voter_is_replaced_in_one_joint_change() {
     assert!(passed.iter().all(|sizes| *sizes == [3] || *sizes == [3, 3]), "{passed:?}");
     // A second one of the first three dies: one old and the new one are a majority, and know everything.
     let old = cluster.running().map(|group| group.replica()).find(|replica| *replica != leader.replica() && *replica != new);
-    let old_at = cluster.running().find(|group| Some(group.replica()) == old).map(|group| cluster.place_of(&group)).expect("runs");
+    let old_at =
+        cluster.running().find(|group| Some(group.replica()) == old).map(|group| cluster.place_of(&group)).expect("runs");
     cluster.crash(old_at).await;
     let written = cluster.write("after", "x").await.version;
     assert!(written > before);

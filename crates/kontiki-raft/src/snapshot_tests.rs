@@ -273,7 +273,10 @@ async fn a_replica_whose_installation_failed_is_opened_again_and_gets_it() {
     cluster.nodes[1].uninstallable.store(true, Ordering::SeqCst);
     cluster.add_learner(replica, NodeId(2)).await;
     eventually("it fails", async || cluster.group(1).stopped_by_disk().is_some()).await;
-    eventually("the status says why", async || cluster.group(1).status().fault.is_some_and(|why| why.contains("installing rows"))).await;
+    eventually("the status says why", async || {
+        cluster.group(1).status().fault.is_some_and(|why| why.contains("installing rows"))
+    })
+    .await;
     cluster.write("k", "the other one goes on").await;
     cluster.nodes[1].uninstallable.store(false, Ordering::SeqCst);
     eventually("it is open again", async || !cluster.groups(1).reopen_stopped().await.is_empty()).await;
@@ -299,7 +302,8 @@ async fn a_receiver_that_goes_on_failing_keeps_nobody_else_waiting() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_view_that_brings_nobody_further_is_let_go() {
-    let snapshots = SnapshotOptions { resume_within_ms: 300, ..small() };
+    // Longer than the longest pause between two attempts: else it would be let go between them.
+    let snapshots = SnapshotOptions { resume_within_ms: 4000, ..small() };
     let (cluster, replica) = lone_and_joining_with(snapshots).await;
     cluster.nodes[1].full.store(true, Ordering::SeqCst);
     cluster.add_learner(replica, NodeId(2)).await;
@@ -337,7 +341,8 @@ async fn a_snapshot_for_a_replica_that_was_moved_away_meanwhile_changes_nothing(
     let (offer, end) = caught_transfer(&cluster, replica).await;
     // The line is taken up where it broke, with everything there; before the end comes, the replica is removed.
     let (lines, messages) = tokio::sync::mpsc::channel(4);
-    let messages = futures::stream::unfold(messages, |mut messages| async move { messages.recv().await.map(|one| (one, messages)) });
+    let messages =
+        futures::stream::unfold(messages, |mut messages| async move { messages.recv().await.map(|one| (one, messages)) });
     let mut answers = cluster.groups(1).receive_snapshot(messages.boxed());
     lines.send(offer.clone()).await.expect("listens");
     let accepted = answers.next().await.expect("an answer").expect("accepted");

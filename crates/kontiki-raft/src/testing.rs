@@ -4,13 +4,14 @@ pub(crate) mod cluster;
 pub(crate) mod full;
 
 use std::collections::{HashMap, HashSet};
+use std::future::ready;
 use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use kontiki_types::NodeId;
 use parking_lot::Mutex;
 
@@ -54,6 +55,9 @@ struct Inner {
     /// What becomes of each message of a snapshot on its way; nothing, if there is none.
     tamper: Option<Tamper>,
 }
+
+/// What comes back on a stream.
+type Answers = BoxStream<'static, Result<Envelope, TransportError>>;
 
 /// Messages in place of one; `None` breaks the line.
 pub(crate) type Tamper = Box<dyn FnMut(Envelope) -> Vec<Option<Envelope>> + Send>;
@@ -111,6 +115,32 @@ impl Wires {
     }
 }
 
+/// A stream that is open: who sends, who receives, and what arrives as long as the link holds.
+struct Line {
+    from: NodeId,
+    peer: Arc<Groups>,
+    sent: BoxStream<'static, Envelope>,
+}
+
+impl Wires {
+    /// The first message says between which nodes a stream goes; `None`: there was none.
+    async fn line(&self, to: NodeId, messages: BoxStream<'static, Envelope>) -> Result<Option<Line>, TransportError> {
+        let mut messages = messages.peekable();
+        let Some(first) = std::pin::Pin::new(&mut messages).peek().await else { return Ok(None) };
+        let from = first.from_node;
+        let peer = self.reach(from, to)?;
+        let out = self.clone();
+        let sent = messages.take_while(move |_| ready(out.reach(from, to).is_ok())).boxed();
+        Ok(Some(Line { from, peer, sent }))
+    }
+
+    /// Answers, as long as the link holds.
+    fn back(&self, from: NodeId, to: NodeId, answers: Answers) -> Answers {
+        let wires = self.clone();
+        answers.map(move |answer| wires.reach(from, to).and(answer)).boxed()
+    }
+}
+
 impl Transport for Wires {
     fn call(&self, to: NodeId, message: Envelope, timeout: Duration) -> BoxFuture<'static, Result<Envelope, TransportError>> {
         let wires = self.clone();
@@ -129,18 +159,12 @@ impl Transport for Wires {
         to: NodeId,
         messages: BoxStream<'static, Envelope>,
         _timeout: Duration,
-    ) -> BoxFuture<'static, Result<BoxStream<'static, Result<Envelope, TransportError>>, TransportError>> {
+    ) -> BoxFuture<'static, Result<Answers, TransportError>> {
         let wires = self.clone();
         Box::pin(async move {
             wires.dial(to)?;
-            let mut messages = messages.peekable();
-            let Some(first) = std::pin::Pin::new(&mut messages).peek().await else { return Ok(futures::stream::empty().boxed()) };
-            let from = first.from_node;
-            let peer = wires.reach(from, to)?;
-            let (out, back) = (wires.clone(), wires);
-            let sent = messages.take_while(move |_| std::future::ready(out.reach(from, to).is_ok()));
-            let answers = peer.receive_stream(sent.boxed());
-            Ok(answers.map(move |answer| back.reach(from, to).and(answer)).boxed())
+            let Some(Line { from, peer, sent }) = wires.line(to, messages).await? else { return Ok(stream::empty().boxed()) };
+            Ok(wires.back(from, to, peer.receive_stream(sent)))
         })
     }
 
@@ -149,20 +173,15 @@ impl Transport for Wires {
         to: NodeId,
         messages: BoxStream<'static, Envelope>,
         _timeout: Duration,
-    ) -> BoxFuture<'static, Result<BoxStream<'static, Result<Envelope, TransportError>>, TransportError>> {
+    ) -> BoxFuture<'static, Result<Answers, TransportError>> {
         let wires = self.clone();
         Box::pin(async move {
-            let mut messages = messages.peekable();
-            let Some(first) = std::pin::Pin::new(&mut messages).peek().await else { return Ok(futures::stream::empty().boxed()) };
-            let from = first.from_node;
-            let peer = wires.reach(from, to)?;
-            let (out, back, up) = (wires.clone(), wires.clone(), wires);
-            let sent = messages.take_while(move |_| std::future::ready(out.reach(from, to).is_ok()));
-            let sent = sent.flat_map(move |message| futures::stream::iter(up.tampered(message)));
+            let Some(Line { from, peer, sent }) = wires.line(to, messages).await? else { return Ok(stream::empty().boxed()) };
+            let up = wires.clone();
+            let sent = sent.flat_map(move |message| stream::iter(up.tampered(message)));
             // A line that breaks ends for both sides.
-            let sent = sent.take_while(|message| std::future::ready(message.is_some())).filter_map(std::future::ready);
-            let answers = peer.receive_snapshot(sent.boxed());
-            Ok(answers.map(move |answer| back.reach(from, to).and(answer)).boxed())
+            let sent = sent.take_while(|message| ready(message.is_some())).filter_map(ready);
+            Ok(wires.back(from, to, peer.receive_snapshot(sent.boxed())))
         })
     }
 }

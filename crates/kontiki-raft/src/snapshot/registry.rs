@@ -114,7 +114,8 @@ impl Outgoing {
     /// partition's present epoch. A replica that joined since knows the newer descriptor, and refuses a state that is older than that.
     pub(crate) fn held(&self, purged: Option<u64>, epoch: Epoch) -> Option<Arc<Pin>> {
         let mut held = self.held.lock();
-        let is_of_use = |pin: &Pin| purged.is_none_or(|purged| pin.last.index >= purged) && pin.export.header().descriptor.epoch == epoch;
+        let is_of_use =
+            |pin: &Pin| purged.is_none_or(|purged| pin.last.index >= purged) && pin.export.header().descriptor.epoch == epoch;
         if held.as_ref().is_some_and(|held| !is_of_use(&held.pin)) {
             *held = None;
         }

@@ -13,8 +13,8 @@ use kontiki_types::command::OwnedWrite;
 use kontiki_types::partition::{Incarnation, Replica, Role};
 use kontiki_types::read::ReadData;
 use kontiki_types::{
-    CallError, ClusterId, Descriptor, KeyRange, NamespaceId, NodeId, Op, PartitionId, Read, ReadLevel, ReplicaId, RequestId, StoreId, Token,
-    Version, Write, WriteReply, key,
+    CallError, ClusterId, Descriptor, KeyRange, NamespaceId, NodeId, Op, PartitionId, Read, ReadLevel, ReplicaId, RequestId,
+    StoreId, Token, Version, Write, WriteReply, key,
 };
 use tempfile::TempDir;
 
