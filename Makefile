@@ -6,14 +6,14 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup check fix build test sim sweep meta demo cluster bench-quick doc deny
+.PHONY: help setup check fix build test sim sweep meta demo cluster bench-quick bench-nodes doc deny
 
 # ccache stands in for the C++ compiler by coming first in PATH; where it is not installed the folder is not there and nothing
 # changes. CC and CXX stay unset on purpose: cargo would see a change of theirs as a reason to build RocksDB again (docs/adr/0002).
 export PATH := /usr/lib/ccache:$(PATH)
 
 # Always the whole workspace and all targets: fewer enable other features of the shared dependencies, and cargo builds them again.
-# Only bench-quick names its packages: it has a profile of its own, and needs no tests in it.
+# Only the benchmarks name their packages: they have a profile of their own, and need no tests in it.
 CARGO ?= cargo
 LOCKED := --locked
 
@@ -70,6 +70,10 @@ cluster: setup ## Start three nodes on loopback (scripts/local-cluster says how 
 bench-quick: setup ## Puts and gets per second, latency and CPU per operation, in a few minutes (release profile)
 	$(CARGO) build $(LOCKED) --release -p kontiki-cli -p kontiki-bench --bins
 	"$${CARGO_TARGET_DIR:-target}/release/bench" quick
+
+bench-nodes: setup ## What it costs that nodes come and go: catch-up, join, decommission, hand-overs, restarts (release profile; 20 minutes, 30 GB)
+	$(CARGO) build $(LOCKED) --release -p kontiki-cli -p kontiki-bench --bins
+	"$${CARGO_TARGET_DIR:-target}/release/bench" nodes $(ARGS)
 
 doc: setup ## Build the API documentation and say where it is
 	$(CARGO) doc $(LOCKED) --workspace --no-deps

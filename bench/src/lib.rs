@@ -6,6 +6,8 @@
 //!     ├───── load        closed-loop callers: latency, throughput
 //!     ├───── stall       a leader is killed with SIGKILL while writers write
 //!     └───── report      one table for people, one JSON file for programs
+//!
+//!   nodes ── the same processes, while nodes are wiped, join, leave, are stopped, are started
 //! ```
 //!
 //! **Invariant:** no figure is asserted. A benchmark that fails on a busy machine teaches people to ignore it.
@@ -20,6 +22,7 @@ pub mod cpu;
 pub mod disk;
 pub mod failure;
 pub mod load;
+pub mod nodes;
 pub mod processes;
 pub mod quick;
 pub mod report;

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use kontiki::{Error, NodeInfo};
 use kontiki_client::{Client, ClientOptions, NodeStatus};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::time::{Instant, sleep};
 
 use crate::Failure;
@@ -21,6 +23,10 @@ const BINARY: &str = "kontiki";
 const SERVES_WITHIN: Duration = Duration::from_secs(30);
 /// Between two looks at a cluster that is starting.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// A server that does not stop by then hangs.
+const STOPS_WITHIN: Duration = Duration::from_secs(20);
+/// Between two looks at a server that stops: how exactly its time is known.
+const STOP_LOOK_EVERY: Duration = Duration::from_millis(1);
 /// Bytes of a server's output that an error shows.
 const LOG_TAIL_BYTES: usize = 2000;
 
@@ -50,6 +56,18 @@ const PORTS: std::ops::Range<u16> = 20_000..30_000;
 pub struct Members(Vec<(u64, String)>);
 
 impl Members {
+    /// The lower and the upper half of the ids, each numbered from 1.
+    pub fn halves(&self) -> (Self, Self) {
+        let (low, high) = self.0.split_at(self.0.len() / 2);
+        let numbered = |half: &[(u64, String)]| Self((1..).zip(half.iter().map(|(_, addr)| addr.clone())).collect());
+        (numbered(low), numbered(high))
+    }
+
+    /// The first `count` of them.
+    pub fn first(&self, count: usize) -> Self {
+        Self(self.0.iter().take(count).cloned().collect())
+    }
+
     /// So many members on loopback.
     pub fn on_loopback(count: u64) -> Result<Self, Failure> {
         // Two runs at once begin at different places.
@@ -99,6 +117,10 @@ pub struct ClusterSettings {
     pub members: Members,
     /// User partitions.
     pub partitions: u32,
+    /// Where each node serves `/metrics` and `/readyz`; none: nowhere.
+    pub http: Option<Members>,
+    /// More flags, for every node that is started from now on.
+    pub flags: Vec<String>,
 }
 
 impl ClusterSettings {
@@ -132,26 +154,28 @@ impl Servers {
     pub fn start_node(&mut self, node: u64) -> Result<(), Failure> {
         let settings = &self.settings;
         let addr = settings.members.addr(node).ok_or_else(|| Failure::new(format!("node {node} is no member")))?;
-        let log_path = settings.log_path(node);
-        let log = File::options().create(true).append(true).open(&log_path);
-        let log = log.map_err(Failure::doing(format!("opening {}", log_path.display())))?;
-        let same_log = log.try_clone().map_err(Failure::doing(format!("opening {}", log_path.display())))?;
-        let child = Command::new(&settings.binary)
-            .arg("server")
-            .arg("--data")
-            .arg(settings.data_dir(node))
-            .args(["--node-id", &node.to_string()])
-            .args(["--listen", addr])
-            .args(["--members", &settings.members.as_argument()])
-            .args(["--partitions", &settings.partitions.to_string()])
-            .args(["--cluster-name", &settings.name])
-            .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(same_log)
-            .spawn()
-            .map_err(Failure::doing(format!("starting {}", settings.binary.display())))?;
+        let (members, partitions) = (settings.members.as_argument(), settings.partitions.to_string());
+        let place = ["--node-id", &node.to_string(), "--members", &members, "--partitions", &partitions].map(str::to_owned);
+        let child = spawn(settings, node, addr, &place)?;
         self.children.push((node, child));
         Ok(())
+    }
+
+    /// Starts a node that is none of the first members: it joins by the one address that it is given. `node` is what it is called here.
+    pub fn join_node(&mut self, node: u64, addr: &str, join: &str) -> Result<(), Failure> {
+        let child = spawn(&self.settings, node, addr, &["--join".to_owned(), join.to_owned()])?;
+        self.children.push((node, child));
+        Ok(())
+    }
+
+    /// What they are started with.
+    pub fn settings(&self) -> &ClusterSettings {
+        &self.settings
+    }
+
+    /// Every node that is started from now on gets these flags too.
+    pub fn set_flags(&mut self, flags: &[&str]) {
+        self.settings.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
     }
 
     /// The process ids.
@@ -159,13 +183,44 @@ impl Servers {
         self.children.iter().map(|(_, child)| child.id()).collect()
     }
 
-    /// Ends one node with SIGKILL and waits until it is gone.
-    pub fn kill(&mut self, node: u64) -> Result<(), Failure> {
+    /// One node's process id, while it runs.
+    pub fn pid(&self, node: u64) -> Result<u32, Failure> {
+        let child = self.children.iter().find(|(id, _)| *id == node).map(|(_, child)| child.id());
+        child.ok_or_else(|| Failure::new(format!("node {node} does not run")))
+    }
+
+    fn take(&mut self, node: u64) -> Result<Child, Failure> {
         let at = self.children.iter().position(|(id, _)| *id == node);
         let at = at.ok_or_else(|| Failure::new(format!("node {node} does not run")))?;
-        let (_, mut child) = self.children.swap_remove(at);
+        Ok(self.children.swap_remove(at).1)
+    }
+
+    /// Ends one node with SIGKILL and waits until it is gone.
+    pub fn kill(&mut self, node: u64) -> Result<(), Failure> {
+        let mut child = self.take(node)?;
         child.kill().and_then(|()| child.wait()).map_err(Failure::doing(format!("killing node {node}")))?;
         Ok(())
+    }
+
+    /// Asks one node to stop, with SIGTERM, and waits until its process is gone. Returns how long that took.
+    pub async fn stop_node(&mut self, node: u64) -> Result<Duration, Failure> {
+        let start = Instant::now();
+        let pid = i32::try_from(self.pid(node)?).map_err(Failure::doing("a process id"))?;
+        // It stays among the children until it is gone: should this call be dropped, it is killed with them.
+        kill(Pid::from_raw(pid), Signal::SIGTERM).map_err(Failure::doing(format!("asking node {node} to stop")))?;
+        loop {
+            let child = self.children.iter_mut().find(|(id, _)| *id == node).map(|(_, child)| child);
+            let child = child.ok_or_else(|| Failure::new(format!("node {node} does not run")))?;
+            if child.try_wait().map_err(Failure::doing(format!("looking after node {node}")))?.is_some() {
+                let took = start.elapsed();
+                self.take(node)?;
+                return Ok(took);
+            }
+            if start.elapsed() > STOPS_WITHIN {
+                return Err(Failure::new(format!("node {node} did not stop within {STOPS_WITHIN:?} of SIGTERM")));
+            }
+            sleep(STOP_LOOK_EVERY).await;
+        }
     }
 
     /// Says why if one of the servers has ended by itself.
@@ -189,6 +244,29 @@ impl Drop for Servers {
             let _ = child.wait();
         }
     }
+}
+
+/// Starts a process. Its output goes to the node's log file.
+fn spawn(settings: &ClusterSettings, node: u64, addr: &str, place: &[String]) -> Result<Child, Failure> {
+    let log_path = settings.log_path(node);
+    let log = File::options().create(true).append(true).open(&log_path);
+    let log = log.map_err(Failure::doing(format!("opening {}", log_path.display())))?;
+    let same_log = log.try_clone().map_err(Failure::doing(format!("opening {}", log_path.display())))?;
+    let http = settings.http.as_ref().and_then(|http| http.addr(node));
+    Command::new(&settings.binary)
+        .arg("server")
+        .arg("--data")
+        .arg(settings.data_dir(node))
+        .args(["--listen", addr])
+        .args(["--cluster-name", &settings.name])
+        .args(http.iter().flat_map(|http| ["--http", http]))
+        .args(place)
+        .args(&settings.flags)
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(same_log)
+        .spawn()
+        .map_err(Failure::doing(format!("starting {}", settings.binary.display())))
 }
 
 fn tail(path: &Path) -> String {
@@ -274,6 +352,8 @@ mod tests {
             name: "x".into(),
             members: Members::on_loopback(1).expect("a free port"),
             partitions: 1,
+            http: None,
+            flags: Vec::new(),
         };
         let mut servers = Servers::start(settings, &[1]).expect("echo starts");
         let error = loop {

@@ -95,6 +95,8 @@ impl Bench<'_> {
             name: name.to_owned(),
             members: members.clone(),
             partitions,
+            http: None,
+            flags: Vec::new(),
         }
     }
 

@@ -142,7 +142,7 @@ pub struct Report {
 }
 
 /// A machine below this load average is quiet.
-const LOAD_AVERAGE_QUIET: f64 = 0.5;
+pub const LOAD_AVERAGE_QUIET: f64 = 0.5;
 
 /// What `Settings::fsync` says: not a choice, there is no other setting.
 pub const FSYNC: &str = "every write is fdatasynced in the raft log of a majority before it is acknowledged; one fdatasync serves all \

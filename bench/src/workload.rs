@@ -57,8 +57,13 @@ impl Source {
 
     /// A value.
     pub fn value(&mut self) -> Bytes {
-        let at = self.rng.random_range(0..POOL_BYTES - VALUE_BYTES);
-        self.pool.slice(at..at + VALUE_BYTES)
+        self.bytes(VALUE_BYTES)
+    }
+
+    /// So many bytes, at most half a MiB.
+    pub fn bytes(&mut self, count: usize) -> Bytes {
+        let at = self.rng.random_range(0..POOL_BYTES - count);
+        self.pool.slice(at..at + count)
     }
 }
 

@@ -42,6 +42,8 @@ pub struct ServerSettings {
     pub dead_after: Duration,
     /// How long old versions can be read.
     pub retention: Duration,
+    /// Bytes per second that are sent while other nodes are caught up; none: the default.
+    pub snapshot_rate: Option<u64>,
     /// How a new cluster is cut.
     pub cut: Cut,
     /// The cluster's name.
@@ -73,6 +75,7 @@ struct SettingsFile {
     replicas: Option<u32>,
     dead_after: Option<String>,
     retention: Option<String>,
+    snapshot_rate: Option<String>,
     partitions: Option<u32>,
     boundaries: Option<Vec<String>>,
     cluster_name: Option<String>,
@@ -129,6 +132,7 @@ impl ServerSettings {
             replicas: args.replicas.or(file.replicas).unwrap_or(3),
             dead_after: time("dead_after", args.dead_after, file.dead_after.as_deref(), DEAD_AFTER)?,
             retention: time("retention", args.retention, file.retention.as_deref(), RETENTION)?,
+            snapshot_rate: snapshot_rate(args.snapshot_rate, file.snapshot_rate.as_deref())?,
             cut: cut(partitions, boundaries, encoding)?,
             cluster_name: args.cluster_name.or(file.cluster_name).unwrap_or_else(|| "kontiki".to_owned()),
         })
@@ -139,6 +143,12 @@ impl ServerSettings {
 fn time(name: &str, typed: Option<Duration>, file: Option<&str>, default: Duration) -> Result<Duration, Failure> {
     let (None, Some(text)) = (typed, file) else { return Ok(typed.unwrap_or(default)) };
     crate::values::duration(text).map_err(|why| Failure::config(format!("{name} = \"{text}\" is not a time: {why}")))
+}
+
+fn snapshot_rate(typed: Option<u64>, file: Option<&str>) -> Result<Option<u64>, Failure> {
+    let (None, Some(text)) = (typed, file) else { return Ok(typed) };
+    let read = crate::values::bytes(text);
+    read.map(Some).map_err(|why| Failure::config(format!("snapshot_rate = \"{text}\" is not a number of bytes: {why}")))
 }
 
 fn members(typed: &[String]) -> Result<Vec<(NodeId, String)>, Failure> {
@@ -176,9 +186,11 @@ mod tests {
     #[test]
     fn what_is_typed_wins_over_the_file_and_the_file_over_the_default() {
         let args = ServerArgs { listen: Some("0.0.0.0:1".into()), ..Default::default() };
-        let settings = merge(args, "data = \"d\"\nlisten = \"0.0.0.0:2\"\nhttp = \"0.0.0.0:3\"").expect("merges");
+        let settings =
+            merge(args, "data = \"d\"\nlisten = \"0.0.0.0:2\"\nhttp = \"0.0.0.0:3\"\nsnapshot_rate = \"8MiB\"").expect("merges");
         assert_eq!(settings.listen, "0.0.0.0:1");
         assert_eq!(settings.http.as_deref(), Some("0.0.0.0:3"));
+        assert_eq!(settings.snapshot_rate, Some(8 << 20));
         assert_eq!(settings.cluster_name, "kontiki");
         assert_eq!(settings.node_id, NodeId(1));
         assert_eq!(settings.cut, Cut::Even(1));
@@ -201,6 +213,7 @@ mod tests {
             ("data = \"d\"\nmembers = [\"1=a\"]", "ID=HOST:PORT"),
             ("data = \"d\"\ndead_after = \"soon\"", "dead_after"),
             ("data = \"d\"\nretention = \"long\"", "retention"),
+            ("data = \"d\"\nsnapshot_rate = \"fast\"", "snapshot_rate"),
         ] {
             let failure = merge(ServerArgs::default(), text).expect_err(text);
             assert!(failure.message.contains(word), "{text}: {failure}");

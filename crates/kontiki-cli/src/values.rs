@@ -20,6 +20,21 @@ pub fn duration(typed: &str) -> Result<Duration, String> {
     if duration.is_zero() { Err("give a duration above 0".to_owned()) } else { Ok(duration) }
 }
 
+/// A number of bytes: `64MiB`, `512KiB`, `2GiB`, or a bare number.
+pub fn bytes(typed: &str) -> Result<u64, String> {
+    let split = typed.find(|c: char| !c.is_ascii_digit()).unwrap_or(typed.len());
+    let (number, unit) = typed.split_at(split);
+    let scale = match unit {
+        "" | "B" => 1,
+        "KiB" => 1024,
+        "MiB" => 1024 * 1024,
+        "GiB" => 1024 * 1024 * 1024,
+        other => return Err(format!("the unit `{other}` is none of B, KiB, MiB, GiB")),
+    };
+    let number: u64 = number.parse().map_err(|_| "give a whole number with a unit, such as 64MiB".to_owned())?;
+    number.checked_mul(scale).ok_or_else(|| format!("{typed} is more than there can be"))
+}
+
 /// A partition: `p3` or `3`.
 pub fn partition(typed: &str) -> Result<PartitionId, String> {
     id(typed, "p")
@@ -131,6 +146,16 @@ mod tests {
         }
         for bad in ["", "s", "-1s", "1d", "0", "0.0ms", "1e3", "1 s", "99999999999999999999h"] {
             assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_bytes() {
+        for (typed, expected) in [("512", 512), ("7B", 7), ("4KiB", 4096), ("64MiB", 64 << 20), ("2GiB", 2 << 30)] {
+            assert_eq!(bytes(typed), Ok(expected), "{typed}");
+        }
+        for bad in ["", "MiB", "-1", "1.5MiB", "1MB", "1 MiB", "18446744073709551615GiB"] {
+            assert!(bytes(bad).is_err(), "{bad}");
         }
     }
 

@@ -255,6 +255,9 @@ pub struct ServerArgs {
     /// How long a version of a key can be read after a newer one took its place (snapshots, backups); the same on every node [default: 1h]
     #[arg(long, env = "KONTIKI_RETENTION", hide_env_values = true, value_parser = values::duration, value_name = "TIME")]
     pub retention: Option<Duration>,
+    /// Bytes per second that this node sends at most while it catches other nodes up, so that its clients keep the rest [default: 64MiB]
+    #[arg(long, env = "KONTIKI_SNAPSHOT_RATE", hide_env_values = true, value_parser = values::bytes, value_name = "BYTES")]
+    pub snapshot_rate: Option<u64>,
     /// The name of the cluster, the same on every node: nodes of another cluster are refused [default: kontiki]
     #[arg(long, env = "KONTIKI_CLUSTER_NAME", hide_env_values = true, value_name = "NAME")]
     pub cluster_name: Option<String>,

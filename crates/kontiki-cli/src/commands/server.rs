@@ -32,6 +32,10 @@ impl Signals {
 }
 
 fn options(settings: ServerSettings) -> NodeOptions {
+    let mut options = NodeOptions::default();
+    if let Some(bytes) = settings.snapshot_rate {
+        options.snapshots.bytes_per_second = bytes;
+    }
     let (partitions, boundaries) = match settings.cut {
         Cut::Even(count) => (count, Vec::new()),
         Cut::At(keys) => (1, keys),
@@ -54,7 +58,7 @@ fn options(settings: ServerSettings) -> NodeOptions {
             retention_ms: u64::try_from(settings.retention.as_millis()).unwrap_or(u64::MAX),
             ..HistoryOptions::default()
         },
-        ..NodeOptions::default()
+        ..options
     }
 }
 
