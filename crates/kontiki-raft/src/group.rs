@@ -19,8 +19,9 @@ use crate::acknowledged::Acknowledged;
 use crate::barrier::Barrier;
 use crate::flush::{FlushBarrier, Places};
 use crate::freshness::{self, Freshness};
+use crate::leadership::Leadership;
 use crate::log_store::GroupLog;
-use crate::proposer::{Proposer, WallMs};
+use crate::proposer::{Held, Proposer, WallMs};
 use crate::snapshot::registry::{Incoming, Outgoing};
 use crate::status::GroupStatus;
 use crate::type_config::{LogId, Raft, ReplicaNode};
@@ -45,7 +46,9 @@ struct Inner {
     barrier: Barrier,
     reader: MachineReader,
     applied: watch::Receiver<u64>,
-    leader: watch::Receiver<Option<NodeId>>,
+    leadership: Leadership,
+    /// One hand-over at a time.
+    handing_over: tokio::sync::Mutex<()>,
     freshness: Freshness,
     acknowledged: Arc<Acknowledged>,
     log: GroupLog,
@@ -79,7 +82,7 @@ impl Group {
             parts;
         let proposer = Proposer::start(partition, raft.clone(), wall_ms.clone());
         let barrier = Barrier::start(partition, raft.clone(), applied.clone());
-        let leader = watch_leader(raft.clone());
+        let leadership = Leadership::follow(&raft, replica);
         let freshness = Freshness::default();
         let inner = Inner {
             node,
@@ -90,7 +93,8 @@ impl Group {
             barrier,
             reader,
             applied,
-            leader,
+            leadership,
+            handing_over: tokio::sync::Mutex::default(),
             freshness,
             acknowledged,
             log,
@@ -124,9 +128,14 @@ impl Group {
         &self.inner.reader
     }
 
-    /// The node that leads, as far as known here.
+    /// This node.
+    pub(crate) fn node(&self) -> NodeId {
+        self.inner.node
+    }
+
+    /// The node that leads and serves, as far as known here.
     pub fn leader(&self) -> Option<NodeId> {
-        *self.inner.leader.borrow()
+        self.inner.leadership.leader()
     }
 
     /// Whether this replica leads, as far as it knows. Only a barrier or an applied write proves it.
@@ -136,7 +145,7 @@ impl Group {
 
     /// Follows who leads.
     pub fn leadership(&self) -> watch::Receiver<Option<NodeId>> {
-        self.inner.leader.clone()
+        self.inner.leadership.watch()
     }
 
     /// Follows the next index to apply.
@@ -146,6 +155,21 @@ impl Group {
 
     pub(crate) fn raft(&self) -> &Raft {
         &self.inner.raft
+    }
+
+    /// Held while leadership is handed over.
+    pub(crate) fn handing_over(&self) -> &tokio::sync::Mutex<()> {
+        &self.inner.handing_over
+    }
+
+    /// From now on this replica does not say any more that it leads in this term.
+    pub(crate) fn begin_hand_over(&self, term: u64) {
+        self.inner.leadership.hands_over(term);
+    }
+
+    /// Waits until all entries under way are answered; no other is proposed before what this returns is dropped.
+    pub(crate) async fn hold_proposals(&self) -> Held {
+        self.inner.proposer.hold().await
     }
 
     /// How far the state machine is, and how much of that is durable.
@@ -203,13 +227,16 @@ impl Group {
 
     /// Replicates and applies one write, and returns its reply. Only the leader can; limits are the caller's to check.
     pub async fn write(&self, write: Write<Bytes>) -> Result<WriteReply, CallError> {
-        self.check_leads()?;
-        self.inner.proposer.write(write).await
+        self.leads().await?;
+        match self.inner.proposer.write(write).await {
+            Ok(reply) => Ok(reply),
+            Err(error) => Err(self.named(error).await),
+        }
     }
 
     /// Opens a session.
     pub async fn open_session(&self) -> Result<SessionId, CallError> {
-        self.check_leads()?;
+        self.leads().await?;
         let command = Command::OpenSession { stamp_ms: (self.inner.wall_ms)() };
         match self.inner.proposer.command(command).await? {
             Reply::SessionOpened(session) => Ok(session),
@@ -219,7 +246,7 @@ impl Group {
 
     /// Moves the partition's clock to at least `to` and returns it. Afterwards a snapshot at `to` never changes again.
     pub async fn advance_clock(&self, to: Version) -> Result<Version, CallError> {
-        self.check_leads()?;
+        self.leads().await?;
         let newest = Version::from_ms((self.inner.wall_ms)().saturating_add(CLOCK_AHEAD_MS_MAX));
         if to > newest.max(self.inner.reader.clock()) {
             return Err(Reject::VersionInFuture { version: to, newest }.into());
@@ -234,10 +261,12 @@ impl Group {
     pub async fn read(&self, level: &ReadLevel, read: &Read, wait: Duration) -> Result<ReadReply, CallError> {
         match level {
             ReadLevel::Linearizable => {
-                self.check_leads()?;
+                self.leads().await?;
                 let passed = timeout(wait, self.inner.barrier.pass()).await;
-                passed.map_err(|_| self.late("a majority did not confirm the read", wait))??;
-                self.inner.reader.read(read, None)
+                match passed.map_err(|_| self.late("a majority did not confirm the read", wait))? {
+                    Ok(()) => self.inner.reader.read(read, None),
+                    Err(error) => Err(self.named(error).await),
+                }
             }
             ReadLevel::AtLeast(token) => {
                 self.wait_clock(token.at(self.inner.partition), wait).await?;
@@ -261,37 +290,6 @@ impl Group {
                 }
                 self.inner.reader.read(read, Some(*version))
             }
-        }
-    }
-
-    /// Hands leadership to another node and waits until it leads.
-    pub async fn transfer_leader(&self, to: NodeId) -> Result<(), CallError> {
-        self.check_leads()?;
-        if to == self.inner.node {
-            return Ok(());
-        }
-        let descriptor = self.descriptor();
-        let Some(target) = descriptor.replica_on(to).filter(|replica| replica.votes()) else {
-            return Err(Reject::invalid(format!(
-                "{to} holds no voting replica of {}; see the partition's replicas",
-                self.inner.partition
-            ))
-            .into());
-        };
-        // A leader that hands over stops serving and does not resume by itself: only a target that is complete is safe.
-        if !self.status().caught_up.contains(&to) {
-            let why = format!("{to} has not caught up with {}; try again when it has", self.inner.partition);
-            return Err(CallError::unavailable(why));
-        }
-        self.inner.raft.trigger().transfer_leader(target.id.0).await.map_err(|fatal| self.stopped(&fatal))?;
-        let mut leader = self.leadership();
-        let another = timeout(TRANSFER_WITHIN, leader.wait_for(|leader| leader.is_some_and(|leader| leader != self.inner.node)));
-        match another.await {
-            Ok(Ok(leader)) if *leader == Some(to) => Ok(()),
-            // An election came between: that one is to be asked.
-            Ok(Ok(leader)) => Err(Retry::NotLeader { partition: self.inner.partition, leader: *leader }.into()),
-            Ok(Err(_)) => Err(self.stopped(&"it was shut down")),
-            Err(_) => Err(self.late("the new leader did not take over", TRANSFER_WITHIN)),
         }
     }
 
@@ -324,7 +322,7 @@ impl Group {
 
     /// A core that panicked could not say so itself; but it has let go of its watches.
     fn ended(&self) -> Option<String> {
-        let ended = self.inner.leader.has_changed().is_err();
+        let ended = self.inner.leadership.watch().has_changed().is_err();
         ended.then(|| "its Raft core has ended, see the node's log; restart the node".to_owned())
     }
 
@@ -380,6 +378,28 @@ impl Group {
         }
     }
 
+    /// As [`Group::check_leads`], after a moment's waiting if nobody is known to lead.
+    async fn leads(&self) -> Result<(), CallError> {
+        self.settled().await;
+        self.check_leads()
+    }
+
+    /// openraft's refusal of something that was under way when leadership was lost or handed over, with the name of who serves now: whoever
+    /// shall lead may not know it yet, and would send the caller back.
+    async fn named(&self, error: CallError) -> CallError {
+        match error {
+            CallError::Retry(Retry::NotLeader { leader: None, .. }) => self.settled().await,
+            CallError::Retry(Retry::NotLeader { leader: Some(_), .. }) => self.inner.leadership.led_by_another(self.node()).await,
+            _ => return error,
+        }
+        self.check_leads().err().unwrap_or(error)
+    }
+
+    /// Waits a moment if nobody is known to lead.
+    pub(crate) async fn settled(&self) {
+        self.inner.leadership.settled().await;
+    }
+
     pub(crate) fn check_leads(&self) -> Result<(), CallError> {
         let leader = self.leader();
         if leader == Some(self.inner.node) {
@@ -392,7 +412,7 @@ impl Group {
         format!("this replica of {} has not heard a leader since it started; its age is not known", self.inner.partition)
     }
 
-    fn late(&self, why: &str, wait: Duration) -> CallError {
+    pub(crate) fn late(&self, why: &str, wait: Duration) -> CallError {
         CallError::unavailable(format!("{}: {why} within {} ms", self.inner.partition, wait.as_millis()))
     }
 
@@ -412,38 +432,9 @@ impl Group {
     }
 }
 
-/// A transfer takes one election; a target that does not answer must not block the caller.
-const TRANSFER_WITHIN: Duration = Duration::from_secs(3);
-
 pub(crate) fn unexpected(reply: Reply) -> CallError {
     match reply {
         Reply::Rejected(reject) => reject.into(),
         other => Fault::Invariant(format!("a command was answered with {other:?}")).into(),
     }
-}
-
-/// Turns openraft's metrics into a watch of the leading node. Ends with the replica.
-fn watch_leader(raft: Raft) -> watch::Receiver<Option<NodeId>> {
-    let (sender, receiver) = watch::channel(None);
-    let mut metrics = raft.server_metrics();
-    drop(raft);
-    tokio::spawn(async move {
-        loop {
-            let leader = {
-                let now = metrics.borrow_watched();
-                let id = now.current_leader;
-                id.and_then(|id| now.membership_config.get_node(&id).map(|node| NodeId(node.node)))
-            };
-            sender.send_if_modified(|known| std::mem::replace(known, leader) != leader);
-            tokio::select! {
-                // The core has ended, in whatever way: what it said last is not so any more.
-                changed = metrics.changed() => if changed.is_err() {
-                    sender.send_replace(None);
-                    return;
-                },
-                () = sender.closed() => return,
-            }
-        }
-    });
-    receiver
 }

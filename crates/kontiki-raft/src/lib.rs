@@ -29,9 +29,11 @@ mod flush;
 mod freshness;
 mod group;
 mod groups;
+mod hand_over;
 mod history;
 mod identity;
 mod inbound;
+mod leadership;
 mod log_queue;
 mod log_store;
 mod membership;
@@ -63,6 +65,8 @@ pub use transport::{Envelope, Refusal, Transport, TransportError};
 mod cluster_tests;
 #[cfg(test)]
 mod compaction_tests;
+#[cfg(test)]
+mod hand_over_tests;
 #[cfg(test)]
 mod membership_tests;
 #[cfg(test)]

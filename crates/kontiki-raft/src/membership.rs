@@ -122,11 +122,10 @@ impl Group {
         if !now.is_joint() && add.iter().all(|replica| now.votes(*replica)) && !remove.iter().any(|replica| now.votes(*replica)) {
             return Ok(());
         }
-        if remove.contains(&self.replica())
-            && let Some(to) = self.successor(&now, remove)
-        {
-            self.transfer_leader(to).await?;
-            return Err(Retry::NotLeader { partition: self.partition(), leader: Some(to) }.into());
+        let staying = self.successors(&now, remove);
+        if remove.contains(&self.replica()) && !staying.is_empty() {
+            self.hand_over(|node| staying.contains(&node), 0).await?;
+            return Err(Retry::NotLeader { partition: self.partition(), leader: self.leader() }.into());
         }
         let ids = |replicas: &BTreeSet<ReplicaId>| replicas.iter().map(|replica| replica.0).collect::<BTreeSet<_>>();
         let changes = vec![ChangeMembers::AddVoterIds(ids(add)), ChangeMembers::RemoveVoters(ids(remove))];
@@ -167,11 +166,10 @@ impl Group {
         }
     }
 
-    /// A caught-up voter that stays, to lead after this one.
-    fn successor(&self, now: &GroupMembership, leaving: &BTreeSet<ReplicaId>) -> Option<NodeId> {
+    /// The nodes of the other voters that stay: one of them leads after this one.
+    fn successors(&self, now: &GroupMembership, leaving: &BTreeSet<ReplicaId>) -> BTreeSet<NodeId> {
         let others = now.nodes.iter().filter(|(replica, _)| **replica != self.replica() && now.votes(**replica));
-        let staying = others.filter(|(replica, _)| !leaving.contains(replica));
-        staying.filter(|(replica, _)| now.lag(**replica) == Some(0)).map(|(_, node)| *node).next()
+        others.filter(|(replica, _)| !leaving.contains(replica)).map(|(_, node)| *node).collect()
     }
 
     async fn change(

@@ -29,7 +29,11 @@ pub(crate) struct Proposer {
     partition: PartitionId,
     sender: mpsc::Sender<Proposal>,
     queued_bytes: Arc<AtomicUsize>,
+    in_flight: Arc<Semaphore>,
 }
+
+/// While this lives nothing is proposed; what comes is queued.
+pub(crate) struct Held(#[expect(dead_code, reason = "it is held, not used")] OwnedSemaphorePermit);
 
 /// Wall clock of the node, in ms since the Unix epoch.
 pub(crate) type WallMs = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -60,9 +64,20 @@ impl Proposer {
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let in_flight = Arc::new(Semaphore::new(limits::ENTRIES_IN_FLIGHT_MAX));
         let waiting = Waiting { queue, queued_bytes: queued_bytes.clone(), held: None };
-        let worker = Worker { partition, raft, wall_ms, waiting, in_flight };
+        let worker = Worker { partition, raft, wall_ms, waiting, in_flight: in_flight.clone() };
         tokio::spawn(worker.run());
-        Self { partition, sender, queued_bytes }
+        Self { partition, sender, queued_bytes, in_flight }
+    }
+
+    /// Waits until every entry under way is answered. Places are given in the order in which they were asked for, so this comes about
+    /// however much there is to propose.
+    pub(crate) async fn hold(&self) -> Held {
+        let all = u32::try_from(limits::ENTRIES_IN_FLIGHT_MAX).unwrap_or(u32::MAX);
+        match self.in_flight.clone().acquire_many_owned(all).await {
+            Ok(places) => Held(places),
+            // Nobody closes it.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Proposes one write and waits for its reply. The write may be applied even if the caller stops waiting.

@@ -153,22 +153,17 @@ fn in_dir(dir: &dyn DataDir, what: &str, fault: Fault) -> Error {
     Error::with_source(ErrorKind::Storage, format!("data directory {}: {what}: {fault}; {advice}", dir.path().display()), fault)
 }
 
-/// Hands one partition over, as soon as some other voter has its whole log: under load that is so only now and then. `turn` makes different
-/// partitions choose different nodes. Ends when somebody else leads, or never, if nobody can.
+/// Hands one partition over; tried again until it is done. `turn` makes different partitions choose different nodes. Ends when somebody else
+/// leads, or never, if nobody can.
 async fn hand_over(own: NodeId, group: Group, turn: usize) {
     while group.is_leader() {
-        let status = group.status();
-        let others = status.voters.iter().filter(|node| **node != own);
-        if others.clone().next().is_none() {
+        if group.status().voters.iter().all(|node| *node == own) {
             return;
         }
-        let complete: Vec<NodeId> = others.copied().filter(|node| status.caught_up.contains(node)).collect();
-        if let Some(to) = complete.get(turn % complete.len().max(1))
-            && let Err(error) = group.transfer_leader(*to).await
-        {
-            tracing::debug!(partition = %group.partition(), %to, %error, "not handed over yet");
+        if let Err(error) = group.hand_over(|_| true, turn).await {
+            tracing::debug!(partition = %group.partition(), %error, "not handed over yet");
+            sleep(LOOK_EVERY).await;
         }
-        sleep(LOOK_EVERY).await;
     }
 }
 

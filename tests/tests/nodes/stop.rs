@@ -10,8 +10,8 @@ use crate::{Load, cuts, groups};
 
 /// A stop takes less than this.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
-/// Writes stall for less than this: far less than an election takes from its timeout on (0.95 s and more). It is mostly below 100 ms; the
-/// machine that runs this may be busy with something else.
+/// Writes stall for less than this: an election that nobody asked for takes longer (0.95 s and more). On a machine that does nothing else it is
+/// below 100 ms, which `bench nodes` measures.
 const STALL_MS_MAX: u128 = 700;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -34,6 +34,6 @@ async fn a_node_that_is_stopped_hands_over_first() {
         progress::caught_up(&load.client, id, DEADLINE).await.unwrap_or_else(|why| panic!("{why}"));
     }
     stalls.sort_unstable();
-    assert!(stalls[1] < STALL_MS_MAX, "writes stalled while nodes were stopped: {stalls:?} ms");
+    assert!(stalls[2] < STALL_MS_MAX, "writes stalled while nodes were stopped: {stalls:?} ms");
     load.end(&cluster).await;
 }
