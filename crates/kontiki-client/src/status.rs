@@ -1,5 +1,7 @@
 //! How a node and its replicas do, for operators: `Cluster.Status` in plain types.
 
+use std::collections::BTreeMap;
+
 use kontiki_proto::convert;
 use kontiki_proto::v1;
 use kontiki_types::{CallError, ClusterId, Descriptor, NodeId, NodeInfo, PartitionId, Reject, ReplicaId, Version};
@@ -27,6 +29,8 @@ pub struct NodeStatus {
     pub fault: Option<String>,
     /// How long the raft log's disk takes for one fsync, in us: a moving average. 0: none yet.
     pub fsync_us: u64,
+    /// How long each of the other members takes to answer this node, in us: moving averages.
+    pub round_trips_us: BTreeMap<NodeId, u64>,
 }
 
 /// How one replica does.
@@ -58,6 +62,7 @@ pub struct PartitionStatus {
 
 impl From<&NodeStatus> for v1::NodeStatus {
     fn from(status: &NodeStatus) -> Self {
+        let trips = status.round_trips_us.iter();
         Self {
             node: Some(convert::node_info_to(&status.node)),
             cluster_id: status.cluster.to_string(),
@@ -69,6 +74,7 @@ impl From<&NodeStatus> for v1::NodeStatus {
             data_bytes: status.data_bytes,
             fault: status.fault.clone(),
             fsync_us: status.fsync_us,
+            round_trips: trips.map(|(node, took_us)| v1::RoundTrip { node_id: node.0, took_us: *took_us }).collect(),
         }
     }
 }
@@ -109,6 +115,7 @@ impl TryFrom<v1::NodeStatus> for NodeStatus {
             data_bytes: wire.data_bytes,
             fault: wire.fault,
             fsync_us: wire.fsync_us,
+            round_trips_us: wire.round_trips.into_iter().map(|trip| (NodeId(trip.node_id), trip.took_us)).collect(),
         })
     }
 }
@@ -162,6 +169,7 @@ mod tests {
             data_bytes: 11,
             fault: None,
             fsync_us: 12,
+            round_trips_us: [(NodeId(1), 13), (NodeId(2), 14)].into(),
         };
         let back = NodeStatus::try_from(v1::NodeStatus::from(&status)).expect("complete");
         assert_eq!(back, status);

@@ -15,7 +15,7 @@ pub struct View {
     pub alive: BTreeSet<NodeId>,
     /// The nodes that have not answered for so long that they are not waited for any more: what they hold is rebuilt elsewhere.
     pub dead: BTreeSet<NodeId>,
-    /// The nodes whose disk is so slow that they should lead nothing.
+    /// The nodes whose disk or network is so slow that they should lead nothing.
     pub slow: BTreeSet<NodeId>,
     /// For each partition the nodes whose replica has (nearly) the whole log: only they may be asked to lead, because a group
     /// whose new leader must catch up first stands still meanwhile.

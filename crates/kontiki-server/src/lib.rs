@@ -35,6 +35,7 @@ pub mod offline;
 mod options;
 mod placement;
 mod reconcile;
+mod round_trips;
 mod running;
 mod services;
 mod shape;

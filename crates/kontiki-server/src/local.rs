@@ -33,6 +33,7 @@ use crate::admission::Admission;
 use crate::identity::Identity;
 use crate::map::MapCopy;
 use crate::metrics::Metrics;
+use crate::round_trips::RoundTrips;
 use crate::{reconcile, shape};
 
 /// This node, called by function. Cheap to clone.
@@ -52,6 +53,7 @@ struct Inner {
     misfit: Mutex<Option<String>>,
     /// What the driver of placement saw last, while it runs here.
     view: Mutex<Option<View>>,
+    round_trips: RoundTrips,
 }
 
 /// The replicas, and what is under them (asked for its figures).
@@ -95,6 +97,7 @@ impl Local {
             broken: Mutex::default(),
             misfit: Mutex::default(),
             view: Mutex::default(),
+            round_trips: RoundTrips::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -119,6 +122,11 @@ impl Local {
             incarnation: self.inner.parts.incarnation,
             state: self.map_copy().current().node(self.node()).map(|known| known.state).unwrap_or_default(),
         }
+    }
+
+    /// How far the other nodes are.
+    pub(crate) fn round_trips(&self) -> &RoundTrips {
+        &self.inner.round_trips
     }
 
     /// Makes connections.
@@ -310,6 +318,7 @@ impl Local {
             data_bytes,
             fault: self.fault(),
             fsync_us: serving.as_ref().map_or(0, |serving| serving.groups.log_stats().fsync_us),
+            round_trips_us: self.round_trips().all(),
         }
     }
 

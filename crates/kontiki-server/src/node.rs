@@ -29,7 +29,7 @@ use crate::metrics::Metrics;
 use crate::options::NodeOptions;
 use crate::running::{Ground, Running, blocking};
 use crate::transport::Peers;
-use crate::{bootstrap, grpc, hearsay, http, joining, membership, placement, reconcile, starts};
+use crate::{bootstrap, grpc, hearsay, http, joining, membership, placement, reconcile, round_trips, starts};
 
 /// How often readiness is looked at for the gRPC health service.
 const HEALTH_EVERY: Duration = Duration::from_millis(250);
@@ -106,6 +106,7 @@ impl Node {
         let client = Client::embedded(local.node(), Arc::new(local.clone()), env.dial.clone(), client_options);
         let mut running = Running::new(local.clone(), cut, ground, env.exec.clone());
         running.tasks.push(tokio::spawn(hearsay::run(local.clone())));
+        running.tasks.push(tokio::spawn(round_trips::run(local.clone(), peers.clone())));
         running.tasks.push(tokio::spawn(membership::run(local.clone(), peers, changes.clone())));
         // From here on things run: whatever fails must end them.
         let starting = Starting { local: &local, client: &client, metrics, options: &options, members };

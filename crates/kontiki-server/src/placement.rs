@@ -154,8 +154,10 @@ impl Driver {
             }
         }
         view.dead = self.dead(&view);
-        let latencies = statuses.iter().filter_map(|(info, status)| Some((info.id, status.as_ref().ok()?.fsync_us)));
-        view.slow = self.slowness.judge(latencies.collect());
+        let heard = || statuses.iter().filter_map(|(info, status)| Some((info.id, status.as_ref().ok()?)));
+        let fsyncs = heard().map(|(node, status)| (node, status.fsync_us)).collect();
+        let round_trips = heard().map(|(node, status)| (node, status.round_trips_us.clone())).collect();
+        view.slow = self.slowness.judge(&fsyncs, &round_trips);
         view
     }
 

@@ -139,6 +139,19 @@ impl Peers {
     }
 }
 
+impl Peers {
+    /// Asks a node for nothing but an answer.
+    pub(crate) async fn ping(&self, own: &Identity, to: NodeId, within: Duration) -> Result<(), TransportError> {
+        let mut client = self.client(to, Lane::Messages)?;
+        let message = v1::PingRequest { cluster_id: Bytes::copy_from_slice(&own.cluster.0), to_node_id: to.0 };
+        match timeout(within, client.ping(Request::new(message))).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(status)) => Err(refusal(to, &status)),
+            Err(_) => Err(TransportError::Timeout(format!("{to} did not answer within {} ms", within.as_millis()))),
+        }
+    }
+}
+
 /// A channel that connects when it is first used, and again after it broke.
 fn channel(addr: &str, dial: Arc<dyn Dial>) -> Result<Channel, tonic::transport::Error> {
     let endpoint = Endpoint::from_shared(format!("http://{addr}"))?

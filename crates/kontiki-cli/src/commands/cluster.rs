@@ -82,6 +82,8 @@ fn status_json((node, status): &(NodeInfo, Result<NodeStatus, Error>)) -> Value 
             object["log_bytes"] = status.log_bytes.into();
             object["data_bytes"] = status.data_bytes.into();
             object["fsync_us"] = status.fsync_us.into();
+            object["round_trips"] =
+                status.round_trips_us.iter().map(|(node, took)| json!({ "node": node.0, "us": took })).collect();
             object["fault"] = status.fault.clone().into();
             object["partitions"] = status.partitions.iter().map(replica_json).collect();
         }

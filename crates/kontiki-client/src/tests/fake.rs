@@ -550,6 +550,7 @@ impl Endpoint for Node {
                 data_bytes: 0,
                 fault: None,
                 fsync_us: 0,
+                round_trips_us: BTreeMap::default(),
             })
         })
     }

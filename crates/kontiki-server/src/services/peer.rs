@@ -46,6 +46,15 @@ impl Peer for PeerService {
         Ok(Response::new(v1::OpenReplicaResponse {}))
     }
 
+    async fn ping(&self, request: Request<v1::PingRequest>) -> Result<Response<v1::PingResponse>, Status> {
+        let (own, asked) = (self.local.identity(), request.into_inner());
+        if asked.cluster_id != own.cluster.0[..] || asked.to_node_id != own.node.0 {
+            let why = format!("the question is meant for n{} or another cluster, this is {}", asked.to_node_id, own.node);
+            return Err(to_status(TransportError::refused(Refusal::Misdelivered, why)));
+        }
+        Ok(Response::new(v1::PingResponse {}))
+    }
+
     type AppendStream = Answers;
 
     async fn append(&self, request: Request<Streaming<v1::Envelope>>) -> Result<Response<Self::AppendStream>, Status> {

@@ -8,6 +8,7 @@
 mod alone;
 mod disks;
 mod forgets;
+mod slow;
 mod three;
 
 use std::net::TcpListener;
