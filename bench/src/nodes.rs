@@ -1,4 +1,4 @@
-//! `bench nodes`: what it costs that nodes come and go. Five experiments, each on a cluster of its own whose data is removed before the
+//! `bench nodes`: what it costs that nodes come and go. Six experiments, each on a cluster of its own whose data is removed before the
 //! next one begins; each figure is printed with the limit that it is held against.
 //!
 //! ```text
@@ -6,6 +6,7 @@
 //!   grow           a fourth node joins, gets its share, and one of the four is decommissioned, under load
 //!   hand_over      SIGTERM of a leader, again and again, under load
 //!   restart        a node with little data and the same with much
+//!   overwrite      few keys are overwritten a million times: what the disk keeps of it
 //!     fill, writers   who writes                    copy     what the hardware gives: a file over loopback
 //!     watch           what a cluster and its processes say           figure, report    what comes out
 //! ```
@@ -19,6 +20,7 @@ mod figure;
 mod fill;
 mod grow;
 mod hand_over;
+mod overwrite;
 mod report;
 mod restart;
 mod space;
@@ -48,11 +50,13 @@ pub enum Experiment {
     HandOver,
     /// Restarts with little and with much data.
     Restart,
+    /// Few keys, overwritten again and again.
+    Overwrite,
 }
 
 impl Experiment {
     /// All of them, in the order in which they are done.
-    pub const ALL: [Self; 4] = [Self::HandOver, Self::Grow, Self::Restart, Self::CatchUp];
+    pub const ALL: [Self; 5] = [Self::HandOver, Self::Overwrite, Self::Grow, Self::Restart, Self::CatchUp];
 
     /// The word for it.
     pub fn name(self) -> &'static str {
@@ -61,6 +65,7 @@ impl Experiment {
             Self::Grow => "grow",
             Self::HandOver => "hand-over",
             Self::Restart => "restart",
+            Self::Overwrite => "overwrite",
         }
     }
 }
@@ -80,6 +85,8 @@ pub struct Plan {
     pub rounds: usize,
     /// User partitions of the cluster that grows.
     pub partitions: u32,
+    /// How often the few keys are overwritten, all together.
+    pub overwrites: u64,
     /// Replays the same keys.
     pub seed: u64,
 }
@@ -106,6 +113,7 @@ pub async fn run(plan: &Plan, progress: &dyn Fn(&str)) -> Result<Report, Failure
             Experiment::Grow => grow::run(&mut bench).await,
             Experiment::HandOver => hand_over::run(&mut bench).await,
             Experiment::Restart => restart::run(&mut bench).await,
+            Experiment::Overwrite => overwrite::run(&mut bench).await,
         }
         .map_err(Failure::doing(experiment.name()))?;
         empty(directory.path())?;

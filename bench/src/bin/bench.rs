@@ -24,7 +24,7 @@ struct Cli {
 enum Command {
     /// Puts and linearizable gets at 1, 16, 64 and 256 clients, over gRPC and embedded; killed leaders. About two minutes
     Quick(Quick),
-    /// Catch-up of a wiped replica, join, decommission, planned hand-overs, restarts: each figure with its limit. About twenty minutes
+    /// Catch-up of a wiped replica, join, decommission, planned hand-overs, restarts, overwriting: each figure with its limit. About twenty minutes
     Nodes(Nodes),
 }
 
@@ -58,6 +58,9 @@ struct Nodes {
     /// User partitions of the cluster that a node joins and another one leaves
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=512))]
     partitions: u32,
+    /// How often a thousand keys are overwritten, all together
+    #[arg(long, default_value_t = 2_000_000, value_parser = clap::value_parser!(u64).range(1000..))]
+    overwrites: u64,
     /// Only these
     #[arg(long, value_enum, value_delimiter = ',', value_name = "EXPERIMENT")]
     only: Vec<Measured>,
@@ -83,6 +86,7 @@ enum Measured {
     Grow,
     Restart,
     CatchUp,
+    Overwrite,
 }
 
 impl From<Measured> for Experiment {
@@ -92,6 +96,7 @@ impl From<Measured> for Experiment {
             Measured::Grow => Self::Grow,
             Measured::Restart => Self::Restart,
             Measured::CatchUp => Self::CatchUp,
+            Measured::Overwrite => Self::Overwrite,
         }
     }
 }
@@ -211,6 +216,7 @@ async fn run_nodes(asked: &Nodes) -> Result<(), Failure> {
         bytes: bytes as u64,
         rounds: asked.rounds as usize,
         partitions: asked.partitions,
+        overwrites: asked.overwrites,
         seed: asked.seed,
     };
     let report = nodes::run(&plan, &|line| eprintln!("{line}")).await?;

@@ -128,6 +128,7 @@ mod tests {
             bytes: 200_000_000,
             rounds: 2,
             partitions: 64,
+            overwrites: 1,
             seed: 1,
         };
         let disk = Disk { file_system: "tmpfs".into(), fdatasync_p50_us: 1, fdatasync_p99_us: 2 };

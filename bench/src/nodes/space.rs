@@ -17,6 +17,8 @@ fn need(experiment: Experiment, plan: &Plan) -> u64 {
         Experiment::CatchUp => 5 * plan.bytes + 3 * BESIDE_ROWS.min(2 * plan.bytes + BESIDE_ROWS / 4),
         // One replica of twice the size, and what compaction writes anew.
         Experiment::Restart => 3 * plan.bytes + BESIDE_ROWS,
+        // What is written within the retention, at most all of it, and what compaction writes anew.
+        Experiment::Overwrite => 3 * (BESIDE_ROWS + 2 * 512 * plan.overwrites),
         Experiment::Grow | Experiment::HandOver => 2 * BESIDE_ROWS,
     }
 }
@@ -56,6 +58,7 @@ mod tests {
             bytes,
             rounds: 1,
             partitions: 1,
+            overwrites: 1,
             seed: 1,
         }
     }

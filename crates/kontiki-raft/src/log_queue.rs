@@ -17,7 +17,6 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use kontiki_storage::log::{Log, Record, Spares};
 use kontiki_types::{Fault, limits};
