@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
-use kontiki_client::{Client, ScanOptions};
+use kontiki_client::{ChangesOptions, Client, ScanOptions};
 use kontiki_tests::processes::{Cluster, Cuts, DEADLINE, Server};
 use kontiki_tests::program::{self, Said};
 use kontiki_tests::small_disk::SmallDisk;
@@ -235,6 +235,12 @@ async fn a_base_that_is_older_than_what_the_cluster_keeps_is_refused() {
     let (body, _) = manifest.split_at(manifest.rfind("crc32 ").expect("a checksum"));
     let body = body.replace(&now.to_string(), &then.to_string());
     fs::write(full.join("MANIFEST"), format!("{body}crc32 {:08x}\n", crc32(body.as_bytes()))).expect("writable");
+    // A new cluster begins to forget in its first seconds.
+    let until = Instant::now() + DEADLINE;
+    while client.changes(ChangesOptions::after(then)).try_collect::<Vec<_>>().await.is_ok() {
+        assert!(Instant::now() < until, "{then} is still kept");
+        sleep(Duration::from_millis(20)).await;
+    }
     let said = program::run_at(&addrs, &["backup", "--to", &text(&next), "--base", &text(&full)]).await;
     said.expect_failure(2, &["is older than the oldest one kept", "begin a full backup in a new directory"]);
     assert!(!said.err.contains("the same command goes on"), "it would only end in the same way: {}", said.err);

@@ -3,6 +3,8 @@
 
 pub mod high;
 pub mod low;
+pub mod server;
 
 pub use high::{BackupTo, Condition, Export, HighArgs, Import, KeySpan, Recover, Restore, Scan, Source, Target, Task};
 pub use low::{LogFormat, LowArgs, OutputFormat};
+pub use server::ServerArgs;

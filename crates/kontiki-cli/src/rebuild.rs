@@ -128,11 +128,16 @@ impl Rebuild {
     }
 
     /// A node whose disk fails takes no more writes, and its client would only wait for it. So the node is asked meanwhile whether it can go on.
+    /// If it cannot, it is stopped: a process that ends while a thread of its still uses the engine ends by a signal, and its exit code is lost.
     async fn unless_broken<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-        tokio::select! {
+        let done = tokio::select! {
             done = work => done.map_err(|failure| self.fault().unwrap_or(failure)),
             fault = self.broken() => Err(fault),
+        };
+        if done.is_err() {
+            self.node.stop().await;
         }
+        done
     }
 
     /// Why the node that is filled cannot go on, if it cannot.

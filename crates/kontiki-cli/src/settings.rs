@@ -8,7 +8,7 @@ use bytes::Bytes;
 use kontiki::{NodeId, limits};
 use serde::Deserialize;
 
-use crate::args::low::ServerArgs;
+use crate::args::ServerArgs;
 use crate::encoding::Encoding;
 use crate::failure::Failure;
 
