@@ -76,7 +76,7 @@ async fn one(
     rounds: &mut Rounds,
     round: usize,
 ) -> Result<(), Failure> {
-    let (node, led) = busiest(servers, client).await?;
+    let (node, led) = busiest(servers, client, round).await?;
     let quiet_from = Instant::now();
     sleep(BEFORE).await;
     let asked = Instant::now();
@@ -102,8 +102,8 @@ async fn one(
     Ok(())
 }
 
-/// Waits until leaders are spread, and gives the node that leads the most, which changes from round to round.
-async fn busiest(servers: &mut Servers, client: &Client) -> Result<(NodeId, usize), Failure> {
+/// Waits until leaders are spread, and gives a node that leads the most; if several lead as many, another one in each round.
+async fn busiest(servers: &mut Servers, client: &Client, round: usize) -> Result<(NodeId, usize), Failure> {
     let start = Instant::now();
     loop {
         servers.check()?;
@@ -112,9 +112,10 @@ async fn busiest(servers: &mut Servers, client: &Client) -> Result<(NodeId, usiz
             *counts.entry(leader).or_default() += 1;
         }
         let spread = counts.len() as u64 == NODES;
-        let most = counts.into_iter().max_by_key(|(node, count)| (*count, *node));
-        match most {
-            Some(most) if spread || start.elapsed() > SPREAD_WITHIN => return Ok(most),
+        let most = counts.values().max().copied().unwrap_or(0);
+        let busiest: Vec<NodeId> = counts.into_iter().filter(|(_, count)| *count == most).map(|(node, _)| node).collect();
+        match busiest.get(round % busiest.len().max(1)) {
+            Some(node) if spread || start.elapsed() > SPREAD_WITHIN => return Ok((*node, most)),
             None if start.elapsed() > SPREAD_WITHIN => return Err(Failure::new("no node leads a user partition")),
             _ => sleep(Duration::from_millis(100)).await,
         }
