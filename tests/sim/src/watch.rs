@@ -37,6 +37,8 @@ pub struct NodeSeen {
     pub engine: Arc<MemoryEngine>,
     /// The disk under its log.
     pub disk: SimulatedDisk,
+    /// How many voters a group has, but for when they change.
+    pub replicas_max: usize,
     /// How its log is cut.
     pub log_options: LogOptions,
 }
@@ -61,6 +63,7 @@ impl Seen {
                 groups: groups.map(|groups| groups.all().iter().map(|group| group.status()).collect()).unwrap_or_default(),
                 engine: host.engine(),
                 disk: host.log.clone(),
+                replicas_max: host.options().replicas as usize,
                 log_options: host.options().log.clone(),
             }
         });
