@@ -227,6 +227,7 @@ fn host(plan: &Plan, number: usize, shared: &Shared) -> Arc<Host> {
         boundaries: plan.letters().into_iter().skip(1).map(|letter| Bytes::from(letter.to_string())).collect(),
         log: plan.log.clone(),
         log_retention: plan.retention.clone(),
+        history: plan.history.clone(),
         snapshots: plan.snapshots.clone(),
         ..NodeOptions::default()
     };

@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use kontiki_server::{LogOptions, LogRetention, SnapshotOptions};
+use kontiki_server::{HistoryOptions, LogOptions, LogRetention, SnapshotOptions};
+use kontiki_types::limits;
 
 use crate::dice::Dice;
 use crate::faults::{Fault, Kind, draw};
@@ -47,6 +48,8 @@ pub struct Plan {
     pub log: LogOptions,
     /// How much of the log is kept.
     pub retention: LogRetention,
+    /// How long old versions are kept, and from when on their room is taken back.
+    pub history: HistoryOptions,
     /// How snapshots are sent.
     pub snapshots: SnapshotOptions,
     /// The kinds of fault that this seed has.
@@ -152,6 +155,13 @@ impl Plan {
                 node_bytes: *dice.pick(&[64, 256, 4096]) * 1024,
                 every_ms: *dice.pick(&[100, 500, 1000]),
                 ..LogRetention::default()
+            },
+            history: {
+                let mut dice = Dice::of(seed, "history");
+                HistoryOptions {
+                    retention_ms: *dice.pick(&[limits::RETENTION_MS_MIN, limits::RETENTION_MS]),
+                    reclaim_bytes_min: *dice.pick(&[1, 4096, 4 * 1024 * 1024]),
+                }
             },
             snapshots: SnapshotOptions { chunk_bytes: *dice.pick(&[512, 4096, 65_536]), ..SnapshotOptions::default() },
             kinds: BTreeSet::new(),
