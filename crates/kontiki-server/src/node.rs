@@ -83,7 +83,10 @@ impl Node {
             Ground::open(&env, &options, (&identity, incarnation, had_log), dir.clone(), (&map, &peers), changed).await?;
         if !had_log {
             let store = identity.store;
-            blocking(&env, move || starts::note_log(dir.as_ref(), store)).await??;
+            // A disk with no room for it now may have some at the next start.
+            if let Err(error) = blocking(&env, move || starts::note_log(dir.as_ref(), store)).await? {
+                tracing::warn!(%error, "it could not be noted that this directory has a log");
+            }
         }
         let (stopping, cut) = (CancellationToken::new(), CancellationToken::new());
         let metrics = Metrics::default();

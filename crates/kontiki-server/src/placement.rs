@@ -255,3 +255,37 @@ async fn record(local: &Local, system: &Group, statuses: &Statuses) -> bool {
     }
     all_known
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(id: u64, addr: &str) -> NodeInfo {
+        NodeInfo { id: NodeId(id), addr: addr.to_owned(), ..NodeInfo::default() }
+    }
+
+    fn status(of: &NodeInfo) -> NodeStatus {
+        NodeStatus {
+            node: of.clone(),
+            cluster: Default::default(),
+            version: String::new(),
+            uptime_ms: 0,
+            ready: true,
+            partitions: Vec::new(),
+            log_bytes: 0,
+            data_bytes: 0,
+            fault: None,
+            fsync_us: 0,
+        }
+    }
+
+    #[test]
+    fn who_has_taken_the_address_of_a_dead_node_does_not_make_it_live() {
+        let (dead, taker) = (node(3, "a:3"), node(4, "a:3"));
+        let asked = vec![(dead.clone(), Ok(status(&taker))), (taker.clone(), Ok(status(&taker)))];
+        let statuses = of_the_right_nodes(asked);
+        let why = statuses[0].1.as_ref().expect_err("it is another node").to_string();
+        assert!(why.contains("n4 answers at a:3, which is the address of n3"), "{why}");
+        assert_eq!(statuses[1].1.as_ref().map(|status| status.node.id).expect("it is itself"), taker.id);
+    }
+}
