@@ -203,12 +203,12 @@ async fn a_full_disk_costs_a_backup_and_a_restore_nothing_but_a_second_attempt()
     again.expect_ok();
     program::run(["backup", "verify", &to]).await.expect_ok();
 
-    // The new node's raft log is the first to find no room. Nobody waits for a node that cannot go on.
+    // Whatever of the new node is the first to find no room: nobody waits for a node that cannot go on.
     let data = text(&other.path().join("new"));
     let restore = ["-o", "json", "restore", "--from", &to, "--data", &data];
     let since = Instant::now();
     let said = program::run(restore).await;
-    said.expect_failure(STORAGE, &["cannot go on", "No space left", "free space", "the same command begins anew"]);
+    said.expect_failure(STORAGE, &["No space left", "free space", "the same command begins anew"]);
     assert!(since.elapsed() < DEADLINE / 2, "it said so after {:?}", since.elapsed());
     other.resize(400);
     let restored = json(program::run(restore).await);
@@ -226,7 +226,7 @@ async fn a_base_that_is_older_than_what_the_cluster_keeps_is_refused() {
     let cluster = Cluster::start(1, Cuts::Even(2)).await;
     let client = cluster.client().await.with_timeout(DEADLINE);
     client.put("key", "value").await.expect("put");
-    let (full, next, addrs) = (cluster.folder().join("full"), cluster.folder().join("next"), cluster.addrs());
+    let (full, addrs) = (cluster.folder().join("full"), cluster.addrs());
     let made = json(program::run_at(&addrs, &["-o", "json", "backup", "--to", &text(&full)]).await);
     // As if it had been made two hours ago.
     let now = version(&made);
