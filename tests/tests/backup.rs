@@ -226,7 +226,7 @@ async fn a_base_that_is_older_than_what_the_cluster_keeps_is_refused() {
     let cluster = Cluster::start(1, Cuts::Even(2)).await;
     let client = cluster.client().await.with_timeout(DEADLINE);
     client.put("key", "value").await.expect("put");
-    let (full, addrs) = (cluster.folder().join("full"), cluster.addrs());
+    let (full, next, addrs) = (cluster.folder().join("full"), cluster.folder().join("next"), cluster.addrs());
     let made = json(program::run_at(&addrs, &["-o", "json", "backup", "--to", &text(&full)]).await);
     // As if it had been made two hours ago.
     let now = version(&made);

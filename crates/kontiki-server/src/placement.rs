@@ -276,6 +276,7 @@ mod tests {
             data_bytes: 0,
             fault: None,
             fsync_us: 0,
+            round_trips_us: BTreeMap::new(),
         }
     }
 
