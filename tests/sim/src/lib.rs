@@ -23,7 +23,7 @@
 //! # What makes it deterministic
 //!
 //! One run per process and one thread. turmoil drives the hosts; storage runs inline on the host's tasks and takes its time by sleeping
-//! ([`env`]); everything random derives from the seed, and what production code and its dependencies draw from the operating system comes from the
+//! ([`mod@env`]); everything random derives from the seed, and what production code and its dependencies draw from the operating system comes from the
 //! seed too: the binary replaces libc's `getrandom`, `getentropy` and `clock_gettime` for the thread of the simulation (`src/bin/sim/interpose.rs`). So use
 //! the binary: a run inside of a test harness is a run, but not the same one twice.
 //!
