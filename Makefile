@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup check fix build test sim sweep meta demo cluster bench-quick bench-nodes doc deny
+.PHONY: help setup check fix build test sim sweep meta planted demo cluster bench-quick bench-nodes doc deny
 
 # ccache stands in for the C++ compiler by coming first in PATH; where it is not installed the folder is not there and nothing
 # changes. CC and CXX stay unset on purpose: cargo would see a change of theirs as a reason to build RocksDB again (docs/adr/0002).
@@ -59,6 +59,9 @@ sweep: setup ## Many seeds in parallel, up to the first that fails: make sweep N
 meta: setup ## Ten seeds, each twice: the complete traces must be equal
 	$(CARGO) build $(LOCKED) --workspace --all-targets # as for the tests
 	"$${CARGO_TARGET_DIR:-target}/debug/sim" meta --seeds 10
+
+planted: setup ## Does the simulator find bugs? Each of tests/planted, in a copy, up to the first seed that fails (an hour; ARGS="--seeds 300 03": scripts/planted --help)
+	scripts/planted $(ARGS)
 
 demo: setup ## Three nodes, a real import, a killed leader, and proof that nothing was lost
 	$(CARGO) build $(LOCKED) --workspace --all-targets # as for the tests: other targets mean other features, and all dependencies built again

@@ -30,7 +30,7 @@
 //! # To plant a bug
 //!
 //! Change production code, build, and `sim sweep --seeds 200`: it stops at the first seed that fails and prints the command that replays it. A fault kind
-//! can be left out with `--without KIND`, or be the only one with `--only KIND`.
+//! can be left out with `--without KIND`, or be the only one with `--only KIND`. `make planted` does so with the patches of `tests/planted`; the next one belongs there.
 //!
 //! **Invariant:** nothing here decides by a real clock, by entropy, by the order of a hash map or by an address in memory.
 #![allow(
