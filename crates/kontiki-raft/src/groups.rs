@@ -350,7 +350,7 @@ impl Groups {
         });
         let from = Sender { identity: self.identity.clone(), partition, replica };
         let lane = Lane { shared: self.snapshots.clone(), outgoing: outgoing.clone(), exec: self.config.exec.clone() };
-        let factory = Factory::new(from, self.config.transport.clone(), lane);
+        let factory = Factory::new(from, self.config.transport.clone(), lane, log.clone());
         let acknowledged = factory.acknowledged();
         let raft = Raft::new(replica.0, self.raft_config.clone(), factory, log.clone(), state_machine).await;
         let raft = raft.map_err(|fatal| Fault::Invariant(format!("{partition} cannot start: {fatal}")))?;

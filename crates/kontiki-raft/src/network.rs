@@ -2,6 +2,7 @@
 //! stream, pipelined; heartbeats, votes and transfers are single calls, so that they never wait behind entries.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use crate::acknowledged::Acknowledged;
 use crate::codec::{self, TransferReply, TransferRequest, kind};
 use crate::identity::Identity;
+use crate::log_store::GroupLog;
 use crate::snapshot::sender::{self, Lane};
 use crate::state_machine::SnapshotData;
 use crate::transport::{Envelope, MESSAGE_FORMAT, Refusal, Transport, TransportError};
@@ -66,6 +68,7 @@ pub(crate) struct Factory {
     transport: Arc<dyn Transport>,
     acknowledged: Arc<Acknowledged>,
     lane: Lane,
+    log: GroupLog,
 }
 
 /// The way to one replica.
@@ -77,6 +80,7 @@ pub(crate) struct Peer {
     pub(crate) transport: Arc<dyn Transport>,
     acknowledged: Arc<Acknowledged>,
     pub(crate) lane: Lane,
+    log: GroupLog,
     heartbeat_lane: bool,
 }
 
@@ -85,8 +89,8 @@ type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotDat
 
 impl Factory {
     /// The ways from one replica to the others of its group.
-    pub(crate) fn new(from: Sender, transport: Arc<dyn Transport>, lane: Lane) -> Self {
-        Self { from, transport, acknowledged: Arc::default(), lane }
+    pub(crate) fn new(from: Sender, transport: Arc<dyn Transport>, lane: Lane, log: GroupLog) -> Self {
+        Self { from, transport, acknowledged: Arc::default(), lane, log }
     }
 
     /// What the followers have acknowledged, for the group's status.
@@ -102,6 +106,7 @@ impl Factory {
             transport: self.transport.clone(),
             acknowledged: self.acknowledged.clone(),
             lane: self.lane.clone(),
+            log: self.log.clone(),
             heartbeat_lane,
         }
     }
@@ -171,6 +176,19 @@ impl Peer {
     }
 }
 
+/// Whether a request is empty because what it should carry was purged from the log. openraft gives such a stream up when it purges, but the stream itself
+/// would go on asking for entries that are gone, and the follower would get nothing any more. An error makes openraft look again, and
+/// send a snapshot.
+fn is_behind_purge(log: &GroupLog, request: &AppendRequest) -> bool {
+    request.entries.is_empty() && request.prev_log_id.map_or(0, |prev| prev.index + 1) < log.first_index()
+}
+
+fn behind_purge() -> TransportError {
+    TransportError::Unreachable(
+        "the entries that this replica lacks were purged from the leader's log; it gets a snapshot".to_owned(),
+    )
+}
+
 fn append_response(reply: AppendReply) -> AppendEntriesResponse<TypeConfig> {
     match reply {
         Ok(matched) => AppendEntriesResponse::PartialSuccess(matched),
@@ -213,8 +231,18 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             // dialled: a peer that refuses at once would else be dialled as fast as the machine can.
             let mut input = input;
             let Some(first) = input.next().await else { return Ok(futures::stream::empty().boxed()) };
+            if is_behind_purge(&self.log, &first) {
+                return Err(self.rpc_error(RPCTypes::AppendEntries, SETUP, behind_purge()));
+            }
             // One stream, one leadership: openraft ends the stream with it.
             let vote = first.vote;
+            let fell_behind = Arc::new(AtomicBool::new(false));
+            let (log, falls_behind) = (self.log.clone(), fell_behind.clone());
+            let input = input.take_while(move |request| {
+                let behind = is_behind_purge(&log, request);
+                falls_behind.fetch_or(behind, Ordering::Relaxed);
+                std::future::ready(!behind)
+            });
             let messages = futures::stream::once(std::future::ready(first)).chain(input).map(move |request| {
                 let (payload, attachments) = codec::encode_append(&request);
                 sender.envelope(kind::APPEND, payload, attachments)
@@ -228,7 +256,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 let reply = reply.map_err(|error| peer.rpc_error(RPCTypes::AppendEntries, SETUP, error))?;
                 peer.believable(&vote, reply)
             });
-            Ok(decoded.boxed())
+            let at_end = futures::stream::once(std::future::ready(())).filter_map(move |()| {
+                let behind = fell_behind.load(Ordering::Relaxed);
+                std::future::ready(behind.then(|| Err(peer.rpc_error(RPCTypes::AppendEntries, SETUP, behind_purge()))))
+            });
+            Ok(decoded.chain(at_end).boxed())
         })
     }
 

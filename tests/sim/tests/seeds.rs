@@ -6,7 +6,10 @@ use std::process::{Command, Output};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Seeds with a history. Each has failed once, with what its line says.
-const REGRESSIONS: &[(&str, &str)] = &[("3", "a stream of entries went on behind a gap when the log was purged under it")];
+const REGRESSIONS: &[(&str, &str)] = &[
+    ("3", "a stream of entries went on behind a gap when the log was purged under it"),
+    ("5052", "a stream of entries behind a purge sent nothing for ever"),
+];
 /// Seeds that together have every kind of fault.
 const FIXED: std::ops::Range<u64> = 100..110;
 /// How many new ones are drawn.

@@ -3,6 +3,7 @@
 //! (`cargo test --test nodes -- --nocapture`).
 #![allow(clippy::disallowed_methods, reason = "a test that plays operator: it wipes directories")]
 
+mod driver;
 mod grow;
 mod leave;
 mod refused;
